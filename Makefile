@@ -1,0 +1,83 @@
+# `make run` starts the gateway, `make test` checks everything but the end-to-end part.
+# Both make .venv first, from the hash-pinned requirements/*.txt, and again only when those change.
+
+VENV   ?= .venv
+PYTHON ?=
+ARGS   ?=
+UV     := 0.13.9
+
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+LOCK   := .e2e/lock
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test lint format types unit e2e sdk bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: install ## start the gateway; with no key in the environment, in demo mode
+	@exec $(BIN)/gateway serve --demo-without-keys $(ARGS)
+
+install: $(VENV)/.installed ## make .venv with the gateway in it
+
+test: lint types unit ## lint, types and tests; under two minutes
+
+lint: $(VENV)/.dev ## ruff
+	$(BIN)/ruff check .
+
+format: $(VENV)/.dev ## let ruff sort imports and mend what it can
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev ## the tests that need nothing but Python
+	$(BIN)/pytest -q $(ARGS)
+
+e2e: $(VENV)/.dev ## the real Claude Code through the gateway (needs npm)
+	bash tests/e2e/install.sh
+	$(BIN)/pytest -q -m "e2e and not sdk" tests/e2e $(ARGS)
+
+sdk: $(VENV)/.dev ## the official SDKs, and the Python SDK's own test suite
+	$(BIN)/pytest -q -m sdk tests/sdk $(ARGS)
+
+bench: $(VENV)/.installed ## cold start, idle memory, size of an install
+	$(BIN)/python bench/start.py $(ARGS)
+
+# Build tools go beside the environment, not into it: what runs is what requirements/run.txt names.
+$(VENV)/.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.made
+	$(PIP) install --require-hashes --no-deps -r requirements/run.txt
+	$(PIP) install --require-hashes --no-deps --upgrade --target $(VENV)/build -r requirements/build.txt
+	PYTHONPATH=$(VENV)/build $(PIP) install --no-deps --no-index --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
+	$(PIP) install --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.made:
+	@python=; for name in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer found. Install one, or name it: make run PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV) || { \
+	  echo "'$$python -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+lock: $(VENV)/.made ## write requirements/*.txt anew from pyproject.toml
+	$(BIN)/python -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip --disable-pip-version-check --quiet install uv==$(UV)
+	set -e; compile() { $(LOCK)/bin/uv pip compile --quiet --upgrade --no-config --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' "$$@"; }; \
+	compile pyproject.toml --output-file requirements/run.txt; \
+	compile pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt; \
+	compile --group sdk --constraint requirements/dev.txt --output-file requirements/sdk.txt; \
+	compile --group build --output-file requirements/build.txt
+
+clean: ## remove what make made
+	rm -rf $(VENV) .e2e .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find gateway tests bench -name __pycache__ -prune -exec rm -rf {} +

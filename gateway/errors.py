@@ -1,0 +1,178 @@
+"""Every error that a client can see, in one tree.
+
+    GatewayError
+     ├─ InvalidRequest          400  invalid_request_error
+     │   └─ PromptTooLong            "prompt is too long: N tokens > M maximum"
+     ├─ AuthenticationFailed    401  authentication_error   (the client's own key, never an upstream's)
+     ├─ BillingRefused          402  billing_error
+     ├─ PermissionDenied        403  permission_error
+     ├─ NotFound                404  not_found_error
+     ├─ MethodNotAllowed        405  invalid_request_error
+     ├─ RequestTooLarge         413  request_too_large
+     ├─ RateLimited             429  rate_limit_error
+     ├─ InternalError           500  api_error              (a defect of ours)
+     ├─ UpstreamFailed          502  api_error              (500-599: the upstream's own status)
+     │   ├─ UpstreamProtocolError    the upstream broke its wire format
+     │   └─ ProviderNotReady         no key, or the upstream refused ours
+     ├─ UpstreamTimeout         504  timeout_error
+     └─ Overloaded              529  overloaded_error
+
+Rules:
+* ``error_type`` and ``status`` are Anthropic's (docs.claude.com/en/api/errors); clients act on both.
+* A message says what happened, names the field or the provider, and what to do. It never holds a
+  key, a header or HTML.
+* An upstream's 401 or 403 is never a client's 401 or 403: Claude Code would drop its own login.
+* ``should_retry`` becomes ``x-should-retry``; None leaves the decision to the client.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import orjson
+
+
+class GatewayError(Exception):
+    """Base of all errors that are answered to a client."""
+
+    error_type: ClassVar[str] = "api_error"
+    default_status: ClassVar[int] = 500
+    default_should_retry: ClassVar[bool | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: int | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        """``retry_after`` is in whole seconds."""
+        super().__init__(message)
+        self.message = message
+        self.status = status or self.default_status
+        self.retry_after = retry_after
+        self.should_retry = self.default_should_retry if should_retry is None else should_retry
+
+    def envelope(self, request_id: str) -> bytes:
+        """The JSON body of an HTTP error and of an SSE ``error`` event (Anthropic's shape)."""
+        return orjson.dumps(
+            {
+                "type": "error",
+                "error": {"type": self.error_type, "message": self.message},
+                "request_id": request_id,
+            }
+        )
+
+    def headers(self) -> dict[str, str]:
+        """The headers that tell a client whether, and when, to try again."""
+        headers: dict[str, str] = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+
+class InvalidRequest(GatewayError):
+    """The request cannot be served as it is; the message names the field."""
+
+    error_type = "invalid_request_error"
+    default_status = 400
+
+
+class PromptTooLong(InvalidRequest):
+    """The conversation does not fit. Claude Code compacts by itself when it reads this wording."""
+
+    def __init__(self, tokens: int | None = None, maximum: int | None = None, detail: str = "") -> None:
+        """``tokens`` and ``maximum`` are counts of tokens, None when the upstream did not say."""
+        if tokens is not None and maximum is not None:
+            message = f"prompt is too long: {tokens} tokens > {maximum} maximum"
+        else:
+            message = "prompt is too long"
+        super().__init__(f"{message} ({detail})" if detail else message)
+
+
+class AuthenticationFailed(GatewayError):
+    """The client's own credential is missing or wrong."""
+
+    error_type = "authentication_error"
+    default_status = 401
+    default_should_retry = False
+
+
+class BillingRefused(GatewayError):
+    """No balance or quota left at the upstream; waiting does not help."""
+
+    error_type = "billing_error"
+    default_status = 402
+    default_should_retry = False
+
+
+class PermissionDenied(GatewayError):
+    """This client may not do this."""
+
+    error_type = "permission_error"
+    default_status = 403
+
+
+class NotFound(GatewayError):
+    """No such model, path or record."""
+
+    error_type = "not_found_error"
+    default_status = 404
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, the method does not."""
+
+    error_type = "invalid_request_error"
+    default_status = 405
+
+
+class RequestTooLarge(GatewayError):
+    """The body is over the limit."""
+
+    error_type = "request_too_large"
+    default_status = 413
+
+
+class RateLimited(GatewayError):
+    """Too many requests for now."""
+
+    error_type = "rate_limit_error"
+    default_status = 429
+
+
+class InternalError(GatewayError):
+    """A defect of the gateway itself."""
+
+
+class UpstreamFailed(GatewayError):
+    """The upstream could not be reached, or failed."""
+
+    default_status = 502
+
+
+class UpstreamProtocolError(UpstreamFailed):
+    """The upstream's bytes are not what its API promises: cut short, not JSON, not an event stream."""
+
+
+class ProviderNotReady(UpstreamFailed):
+    """The provider's key is missing or was refused; only the operator can help."""
+
+    default_should_retry = False
+
+
+class UpstreamTimeout(GatewayError):
+    """The upstream did not answer in time."""
+
+    error_type = "timeout_error"
+    default_status = 504
+
+
+class Overloaded(GatewayError):
+    """The upstream, or this gateway, has no capacity left for now."""
+
+    error_type = "overloaded_error"
+    default_status = 529

@@ -1,0 +1,57 @@
+"""JsonProgress: is this growing JSON object whole yet?
+
+Rules:
+* Every character is looked at once, however small the fragments.
+* Nothing is scanned until somebody asks, so a stream with one tool call pays nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+_STRUCTURE = re.compile(r'["\\{}\[\]]')
+
+
+class JsonProgress:
+    """Follows the nesting of one JSON object that arrives in fragments."""
+
+    __slots__ = ("_depth", "_escaped", "_in_string", "_opened", "_unscanned")
+
+    def __init__(self) -> None:
+        self._unscanned: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._opened = False
+
+    def feed(self, fragment: str) -> None:
+        self._unscanned.append(fragment)
+
+    @property
+    def complete(self) -> bool:
+        """The outermost object was opened and closed again."""
+        for fragment in self._unscanned:
+            self._scan(fragment)
+        self._unscanned.clear()
+        return self._opened and self._depth <= 0
+
+    def _scan(self, fragment: str) -> None:
+        skip = -1
+        if self._escaped and fragment:
+            self._escaped = False
+            skip = 0
+        for found in _STRUCTURE.finditer(fragment):
+            position = found.start()
+            if position == skip:
+                continue
+            mark = fragment[position]
+            if mark == "\\":
+                if self._in_string:
+                    skip = position + 1
+            elif mark == '"':
+                self._in_string = not self._in_string
+            elif not self._in_string:
+                self._depth += 1 if mark in "{[" else -1
+                self._opened = True
+        if skip == len(fragment):
+            self._escaped = True

@@ -1,0 +1,84 @@
+"""What a body for ``/v1/messages`` must look like before anybody works with it.
+
+Rules:
+* Strict where a translator relies on it, silent about the rest: unknown fields and blocks are no mistake.
+* The message names the field, in the way that Anthropic's own API names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.errors import InvalidRequest
+
+MAX_MESSAGES = 100_000
+"""As Anthropic's own limit for a request (docs.claude.com/en/api/messages)."""
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "stream": ((bool,), "a boolean"),
+    "system": ((str, list), "a string or a list of text blocks"),
+    "tools": ((list,), "a list"),
+    "tool_choice": ((dict,), "an object"),
+    "stop_sequences": ((list,), "a list of strings"),
+    "temperature": ((int, float), "a number"),
+    "top_p": ((int, float), "a number"),
+    "top_k": ((int,), "an integer"),
+    "metadata": ((dict,), "an object"),
+    "thinking": ((dict,), "an object"),
+    "output_config": ((dict,), "an object"),
+}
+
+
+def check_request(body: Any, *, needs_max_tokens: bool = True) -> dict[str, Any]:
+    """``body`` itself, if it can be worked with. Raises InvalidRequest, naming the field."""
+    if not isinstance(body, dict):
+        raise InvalidRequest("body: Input should be a JSON object")
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model: Field required" if model is None else "model: Input should be a string")
+    if needs_max_tokens:
+        _check_max_tokens(body.get("max_tokens"))
+    for name, (types, wanted) in _TYPES.items():
+        value = body.get(name)
+        if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            raise InvalidRequest(f"{name}: Input should be {wanted}")
+    _check_messages(body.get("messages"))
+    return body
+
+
+def _check_max_tokens(value: Any) -> None:
+    if value is None:
+        raise InvalidRequest("max_tokens: Field required")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest("max_tokens: Input should be an integer")
+    if value < 1:
+        raise InvalidRequest("max_tokens: Input should be greater than or equal to 1")
+
+
+def _check_messages(messages: Any) -> None:
+    if messages is None:
+        raise InvalidRequest("messages: Field required")
+    if not isinstance(messages, list):
+        raise InvalidRequest("messages: Input should be a list")
+    if not messages:
+        raise InvalidRequest("messages: at least one message is required")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequest(f"messages: at most {MAX_MESSAGES} messages are allowed")
+    for position, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidRequest(f"messages[{position}]: Input should be an object")
+        if not isinstance(message.get("role"), str):
+            raise InvalidRequest(f"messages[{position}].role: Input should be 'user', 'assistant' or 'system'")
+        _check_content(message.get("content"), f"messages[{position}].content")
+
+
+def _check_content(content: Any, path: str) -> None:
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{path}: Input should be a string or a list of content blocks")
+    for position, block in enumerate(content):
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            raise InvalidRequest(f"{path}[{position}]: Input should be an object with a type")
+        if block["type"] == "text" and not isinstance(block.get("text"), str):
+            raise InvalidRequest(f"{path}[{position}].text: Input should be a string")

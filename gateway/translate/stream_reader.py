@@ -1,0 +1,144 @@
+"""StreamReader: what every translator of an event stream does before it understands anything.
+
+Rules:
+* The first byte that is not blank tells an event stream from JSON (an error, or a server that does not
+  stream) and from HTML.
+* When an error is due after events of the same read, those go first and the error comes with the next
+  call; so the split of the bytes does not matter.
+* Half an event at the end is a cut, not a syntax error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.errors import GatewayError, UpstreamProtocolError
+from gateway.translate.usage import Usage
+from gateway.wire.json_text import loads_upstream
+from gateway.wire.sse import SSEDecoder
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""The largest answer that is no event stream."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class StreamReader:
+    """Base of the translators (the StreamTranslator contract of adapters/base.py)."""
+
+    def __init__(self, provider: str) -> None:
+        """``provider`` is named in messages."""
+        self.usage = Usage(estimated=True)
+        self.stop_reason: str | None = None
+        self.finished = False
+        self.complete = False
+        self._provider = provider
+        self._decoder = SSEDecoder()
+        self._head: bytes | None = b""
+        self._body: list[bytes] | None = None
+        self._body_size = 0
+        self._failure: GatewayError | None = None
+
+    # -- for subclasses --------------------------------------------------------------------------------
+
+    def _event(self, name: str | None, payload: bytes) -> None:
+        """One event. Raises GatewayError."""
+        raise NotImplementedError
+
+    def _json_body(self, body: Any) -> None:
+        """An answer that is one JSON value. Raises GatewayError."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """The upstream ended. Raises UpstreamProtocolError when that was too early."""
+        raise NotImplementedError
+
+    def _take(self) -> bytes:
+        """The events that are ready."""
+        raise NotImplementedError
+
+    def _cut_short(self) -> UpstreamProtocolError:
+        return UpstreamProtocolError(f"{self._provider} ended its answer early, before it was complete")
+
+    # -- the contract ----------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> bytes:
+        """Upstream bytes in, whole Anthropic events out."""
+        if self._failure is not None:
+            raise self._failure
+        if self.complete:
+            return b""
+        try:
+            self._read(data)
+        except GatewayError as error:
+            return self._fail(error)
+        return self._take()
+
+    def close(self) -> bytes:
+        """The upstream ended: the closing events."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if not self.complete:
+                self._read_rest()
+            self._finish()
+        except GatewayError as error:
+            return self._fail(error)
+        return self._take()
+
+    def _fail(self, error: GatewayError) -> bytes:
+        self.complete = True
+        self._failure = error
+        written = self._take()
+        if not written:
+            raise error
+        return written
+
+    def _read(self, data: bytes) -> None:
+        if self._head is not None:
+            data = self._sniff(data)
+        if self._body is None:
+            for name, payload in self._decoder.feed(data):
+                if self.complete:
+                    return
+                self._event(name, payload)
+            return
+        self._body_size += len(data)
+        if self._body_size > MAX_BODY_BYTES:
+            raise UpstreamProtocolError(f"{self._provider} sent a body of more than {MAX_BODY_BYTES >> 20} MiB")
+        self._body.append(data)
+
+    def _sniff(self, data: bytes) -> bytes:
+        data = (self._head or b"") + data
+        text = data.removeprefix(_BOM).lstrip()
+        if not text or _BOM.startswith(data):
+            self._head = data
+            return b""
+        self._head = None
+        if text[:1] == b"<":
+            raise UpstreamProtocolError(f"{self._provider} answered with HTML instead of an event stream")
+        if text[:1] in (b"{", b"["):
+            self._body = []
+            return text
+        return data
+
+    def _read_rest(self) -> None:
+        if self._body is not None:
+            try:
+                body = loads_upstream(b"".join(self._body))
+            except ValueError:
+                raise self._cut_short() from None
+            self._json_body(body[0] if isinstance(body, list) and body else body)
+            return
+        for name, payload in self._decoder.close():
+            try:
+                self._event(name, payload)
+            except UpstreamProtocolError:
+                if not self.finished:
+                    raise self._cut_short() from None
+
+    def _parse(self, payload: bytes) -> Any:
+        try:
+            return loads_upstream(payload)
+        except ValueError:
+            raise UpstreamProtocolError(f"{self._provider} sent an event that is not JSON") from None

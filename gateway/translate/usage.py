@@ -1,0 +1,95 @@
+"""Usage: what one answer cost in tokens, in Anthropic's terms.
+
+Rules (providers.md R100-R105):
+* ``input_tokens`` excludes what was read from or written to a cache; the three add up to the prompt.
+* ``output_tokens`` includes reasoning. When ``total`` exceeds prompt + completion, the difference is
+  hidden reasoning and counts as output.
+* Cache misses are not cache writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer."""
+
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    """No upstream reported them."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The whole prompt: fresh, read and written."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    def to_wire(self) -> dict[str, Any]:
+        """The ``usage`` object of a ``message_delta``."""
+        wire: dict[str, Any] = {
+            "input_tokens": self.input_tokens,
+            "cache_creation_input_tokens": self.cache_write_tokens,
+            "cache_read_input_tokens": self.cache_read_tokens,
+            "output_tokens": self.output_tokens,
+        }
+        if self.reasoning_tokens:
+            wire["output_tokens_details"] = {"thinking_tokens": self.reasoning_tokens}
+        return wire
+
+
+def from_chat(usage: Any) -> Usage | None:
+    """Usage from a Chat Completions ``usage`` object; None when it says nothing."""
+    if not isinstance(usage, dict):
+        return None
+    prompt = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
+    completion = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
+    total = count(usage.get("total_tokens"))
+    details = _mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    read = (
+        count(details.get("cached_tokens"))
+        or count(usage.get("prompt_cache_hit_tokens"))
+        or count(usage.get("cached_tokens"))
+    )
+    written = count(details.get("cache_write_tokens")) or count(details.get("cache_creation_tokens"))
+    reasoning = count(
+        _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details")).get("reasoning_tokens")
+    )
+    if not (prompt or completion or total):
+        return None
+    return Usage(
+        input_tokens=max(0, prompt - read - written),
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        output_tokens=max(completion, total - prompt) if prompt else completion,
+        reasoning_tokens=reasoning,
+    )
+
+
+def from_anthropic(usage: Any, known: Usage) -> Usage:
+    """``known`` with what a Messages API ``usage`` object adds; a later value above zero wins (R106)."""
+    wire = _mapping(usage)
+    return Usage(
+        input_tokens=count(wire.get("input_tokens")) or known.input_tokens,
+        cache_read_tokens=count(wire.get("cache_read_input_tokens")) or known.cache_read_tokens,
+        cache_write_tokens=count(wire.get("cache_creation_input_tokens")) or known.cache_write_tokens,
+        output_tokens=count(wire.get("output_tokens")) or known.output_tokens,
+        reasoning_tokens=count(_mapping(wire.get("output_tokens_details")).get("thinking_tokens"))
+        or known.reasoning_tokens,
+    )
+
+
+def count(value: Any) -> int:
+    """A number of tokens; whatever else an upstream sends there counts as 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
+        return 0
+    return int(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

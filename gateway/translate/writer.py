@@ -1,0 +1,317 @@
+"""MessageStreamWriter: the only owner of the event grammar of the Anthropic Messages stream.
+
+    message_start  (content_block_start  content_block_delta*  content_block_stop)*  message_delta  message_stop
+
+Rules, whatever the order of the calls:
+* One ``message_start``, indices 0, 1, 2…, one open block at a time, one ``message_delta``, one
+  ``message_stop``. An ``error`` event (``error_event``) ends a stream instead: open blocks stay open,
+  because a client runs a tool as soon as its block is closed.
+* Clients ignore the content of ``content_block_start``; everything goes by deltas (client.md, finding 9).
+* Calls that arrive interleaved leave one after another, none lost. A call is closed when something
+  else starts and its arguments are a whole JSON object; until then what follows is held back.
+* Arguments go on byte for byte. Only an argument text of ``null`` or nothing becomes no delta: ``{}``.
+* A run of whitespace alone makes no block: Anthropic refuses such a block when it comes back.
+* Nothing is written before there is something to say: ``take`` returns b"" until the first block, so
+  that an early failure can still be an HTTP error.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from gateway.errors import GatewayError, UpstreamProtocolError
+from gateway.translate.json_progress import JsonProgress
+from gateway.translate.usage import Usage
+from gateway.wire.json_text import without_surrogates
+from gateway.wire.sse import encode_event
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+_BYTES_PER_OUTPUT_TOKEN = 4
+"""For answers whose upstream reports no usage; the usual figure for English text."""
+
+
+def error_event(error: GatewayError, request_id: str) -> bytes:
+    """The event that ends a stream which already began."""
+    return encode_event("error", error.envelope(request_id))
+
+
+def message_start(message_id: str, model: str, input_tokens: int) -> dict[str, Any]:
+    """The first event of a stream; ``input_tokens`` is an estimate."""
+    return {
+        "type": "message_start",
+        "message": {
+            "id": message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": Usage(input_tokens, output_tokens=1).to_wire(),
+        },
+    }
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+    """Arguments not written yet."""
+    progress: JsonProgress = field(default_factory=JsonProgress)
+    live: bool | None = None
+    """Whether the arguments began with ``{`` (each piece is written at once) or not (all at the end)."""
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    kind: Literal["text", "thinking", "signature", "call"]
+    values: list[str]
+    call: _Call | None = None
+
+
+class MessageStreamWriter:
+    """Writes one answer; one object per request."""
+
+    def __init__(self, message_id: str, model: str, input_tokens: int) -> None:
+        """``input_tokens``: the estimate for ``message_start``; upstreams report the real number last."""
+        self._message_id = message_id
+        self._model = model
+        self._estimate = input_tokens
+        self._out: list[bytes] = []
+        self._started = False
+        self._ended = False
+        self._index = 0
+        self._open: Literal["text", "thinking", "call"] | None = None
+        self._open_call: _Call | None = None
+        self._blank = ""
+        self._blank_kind: str | None = None
+        self._surrogate = ""
+        self._calls: dict[Hashable, _Call] = {}
+        self._held: deque[_Held] = deque()
+        self._usage: Usage | None = None
+        self._written = 0
+
+    # -- what an answer consists of ------------------------------------------------------------------
+
+    @property
+    def has_calls(self) -> bool:
+        """A tool call was pushed."""
+        return bool(self._calls)
+
+    @property
+    def started(self) -> bool:
+        """Something was written, or waits in ``take``."""
+        return self._started
+
+    def text(self, text: str) -> None:
+        """Visible text."""
+        if text:
+            self._push(_Held("text", [text]))
+
+    def thinking(self, text: str) -> None:
+        """Reasoning."""
+        if text:
+            self._push(_Held("thinking", [text]))
+
+    def signature(self, signature: str) -> None:
+        """The signature of the thinking so far; makes an empty thinking block when there is none."""
+        self._push(_Held("signature", [signature]))
+
+    def tool_call(self, key: Hashable, call_id: str, name: str, arguments: str) -> None:
+        """A piece of a call's arguments. ``call_id`` and ``name`` count when ``key`` is seen first.
+
+        Raises UpstreamProtocolError for arguments after the call's JSON was whole and closed.
+        """
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call(call_id, name)
+            self._push(_Held("call", [], call))
+        if not arguments:
+            return
+        if call.closed:
+            if arguments.strip():
+                raise UpstreamProtocolError(f"the upstream went on with the arguments of {name} after their end")
+            return
+        call.pieces.append(arguments)
+        call.progress.feed(arguments)
+        if call is self._open_call:
+            self._write_arguments(call)
+            if self._held and call.progress.complete:
+                self._release()
+
+    def usage(self, usage: Usage) -> None:
+        """The final token counts; without them they are estimated."""
+        self._usage = usage
+
+    def finish(self, stop_reason: str, stop_sequence: str | None = None) -> Usage:
+        """Everything held back, then the closing events. Returns the usage that was written."""
+        if self._ended:
+            raise AssertionError("finish is called once")
+        self._ended = True
+        self._flush_held()
+        self._close()
+        self._start()
+        usage = self._usage or Usage(
+            self._estimate, output_tokens=max(1, self._written // _BYTES_PER_OUTPUT_TOKEN), estimated=True
+        )
+        delta = {
+            "type": "message_delta",
+            "delta": {"stop_reason": stop_reason, "stop_sequence": stop_sequence},
+            "usage": usage.to_wire(),
+        }
+        self._out.append(encode_event("message_delta", orjson.dumps(delta)))
+        self._out.append(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+        return usage
+
+    def take(self) -> bytes:
+        """The events since the last call."""
+        if not self._out:
+            return b""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    # -- order -----------------------------------------------------------------------------------------
+
+    def _push(self, item: _Held) -> None:
+        if self._held or not self._may_leave_call():
+            last = self._held[-1] if self._held else None
+            if last is not None and last.kind == item.kind and item.kind in ("text", "thinking"):
+                last.values.extend(item.values)
+            else:
+                self._held.append(item)
+            if self._may_leave_call():
+                self._release()
+        else:
+            self._write(item)
+
+    def _may_leave_call(self) -> bool:
+        return self._open_call is None or self._open_call.progress.complete
+
+    def _release(self) -> None:
+        while self._held and self._may_leave_call():
+            self._write(self._held.popleft())
+
+    def _flush_held(self) -> None:
+        while self._held:
+            self._write(self._held.popleft())
+
+    # -- blocks ------------------------------------------------------------------------------------------
+
+    def _write(self, item: _Held) -> None:
+        if item.kind == "text" or item.kind == "thinking":
+            self._write_run(item.kind, "".join(item.values))
+        elif item.kind == "signature":
+            self._write_signature(item.values[0])
+        elif item.call is not None:
+            self._open_tool_use(item.call)
+
+    def _write_run(self, kind: Literal["text", "thinking"], value: str) -> None:
+        if self._open != kind:
+            if self._blank_kind != kind:
+                self._blank, self._blank_kind = "", kind
+            value = self._blank + value
+            if not value.strip():
+                self._blank = value
+                return
+            self._blank, self._blank_kind = "", None
+            self._open_block(kind, b'{"type":"text","text":""}' if kind == "text" else _EMPTY_THINKING)
+        data = self._encode(value)
+        if data is None:
+            return
+        self._written += len(data)
+        self._delta(_TEXT if kind == "text" else _THINKING, data)
+
+    def _write_signature(self, signature: str) -> None:
+        if self._open != "thinking":
+            self._open_block("thinking", _EMPTY_THINKING)
+        self._delta(b'"signature_delta","signature":', orjson.dumps(signature))
+
+    def _open_tool_use(self, call: _Call) -> None:
+        block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+        self._open_block("call", orjson.dumps(block))
+        self._open_call = call
+        self._write_arguments(call)
+
+    def _write_arguments(self, call: _Call, *, last: bool = False) -> None:
+        if call.live is None and not last:
+            start = "".join(call.pieces).lstrip()
+            if start:
+                call.live = start[0] == "{"
+        if not call.pieces or not (call.live or last):
+            return
+        arguments = "".join(call.pieces)
+        call.pieces.clear()
+        if not call.live and arguments.strip() in ("", "null"):
+            return
+        data = self._encode(arguments)
+        if data is not None:
+            self._written += len(data)
+            self._delta(_INPUT_JSON, data)
+
+    def _open_block(self, kind: Literal["text", "thinking", "call"], block: bytes) -> None:
+        self._close()
+        self._start()
+        self._open = kind
+        self._out.append(
+            b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
+            % (self._index, block)
+        )
+
+    def _delta(self, head: bytes, data: bytes) -> None:
+        self._out.append(
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
+            % (self._index, head, data)
+        )
+
+    def _close(self) -> None:
+        self._blank, self._blank_kind = "", None
+        if self._open is None:
+            return
+        if self._open_call is not None:
+            self._write_arguments(self._open_call, last=True)
+            self._open_call.closed = True
+            self._open_call = None
+        if self._surrogate:
+            heads = {"text": _TEXT, "thinking": _THINKING, "call": _INPUT_JSON}
+            self._delta(heads[self._open], b'"\xef\xbf\xbd"')
+            self._surrogate = ""
+        self._open = None
+        self._out.append(
+            b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
+        )
+        self._index += 1
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        start = message_start(self._message_id, self._model, self._estimate)
+        self._out.append(encode_event("message_start", orjson.dumps(start)))
+
+    def _encode(self, text: str) -> bytes | None:
+        """``text`` as JSON; half a surrogate pair waits for its other half (None: all of it waits)."""
+        if not self._surrogate:
+            try:
+                return orjson.dumps(text)
+            except TypeError:
+                pass
+        text = self._surrogate + text
+        self._surrogate = ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._surrogate = text[:-1], text[-1]
+        return orjson.dumps(without_surrogates(text)) if text else None
+
+
+_TEXT = b'"text_delta","text":'
+_THINKING = b'"thinking_delta","thinking":'
+_INPUT_JSON = b'"input_json_delta","partial_json":'
+_EMPTY_THINKING = b'{"type":"thinking","thinking":"","signature":""}'

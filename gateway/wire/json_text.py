@@ -1,0 +1,55 @@
+"""JSON that survives what orjson refuses: lone surrogate escapes.
+
+Rules:
+* orjson first; the slow way only for what it refuses.
+* A client's lone surrogate becomes U+FFFD at once: no upstream takes it.
+* An upstream's stays in the ``str``, because its other half may come with the next delta.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def loads_request(data: bytes) -> Any:
+    """A client's JSON. Raises ValueError (orjson.JSONDecodeError) with line and column."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if b"\\ud" not in data and b"\\uD" not in data:
+            raise
+    return orjson.loads(_ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data))
+
+
+def loads_upstream(data: bytes | str) -> Any:
+    """An upstream's JSON; strings may hold lone surrogates. Raises ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def without_surrogates(text: str) -> str:
+    """``text`` with surrogate pairs joined and lone halves replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def without_nul(data: bytes) -> bytes:
+    """JSON text with escaped NUL characters replaced; servers behind a database choke on them."""
+    if rb"\u0000" not in data:
+        return data
+    return _ESCAPE_OR_NUL.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+
+
+_ESCAPE_OR_NUL = re.compile(rb"\\(?:(u0000)|.)", re.DOTALL)

@@ -1,0 +1,126 @@
+"""providers.yaml -> a frozen Config, or every mistake in it at once.
+
+Rules:
+* A configuration is read whole or refused whole; nothing here keeps a state.
+* Reading is bounded: hostile files are refused in under half a second.
+* No message and no ``repr`` holds a secret.
+* The only package that imports yaml. It knows no adapter and no server.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from gateway.config.document import MAX_BYTES, MapNode, Node, ScalarNode, read
+from gateway.config.fields import FieldReader, is_header_value
+from gateway.config.mistakes import NOWHERE, ConfigError, Mistake, Mistakes
+from gateway.config.models import read_models
+from gateway.config.presets import built_in
+from gateway.config.providers import read_providers
+from gateway.config.settings import Config, ServerSettings
+from gateway.profile import APIS
+
+__all__ = ("Config", "ConfigError", "Mistake", "ServerSettings", "demo", "is_loopback", "load", "loads")
+
+_SECTIONS = ("server", "providers", "models")
+_SERVER_HINTS = get_type_hints(ServerSettings)
+_DEMO = b"""
+providers: {echo: {}}
+models: {default: echo/echo, sonnet: echo/echo, opus: echo/echo, haiku: echo/echo, fable: echo/echo}
+"""
+
+
+def load(path: Path, env: Mapping[str, str], apis: Collection[str] = APIS) -> Config:
+    """The configuration in ``path``; ``env`` gives the variables, ``apis`` the adapters there are.
+
+    Raises ConfigError, also for a file that is missing or cannot be read.
+    """
+    mistakes = Mistakes(str(path))
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise mistakes.error(NOWHERE, "this is not a file")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = "make one: the two sections 'providers' and 'models' are enough; docs/configuration.md has an example"
+        raise mistakes.error(NOWHERE, "there is no such file", hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "the path is not valid"
+        raise mistakes.error(NOWHERE, f"cannot be read: {reason}") from None
+    others_read = bool(state.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    return _config(data, mistakes, env, apis, path, others_read)
+
+
+def loads(
+    text: bytes, name: str, env: Mapping[str, str], apis: Collection[str] = APIS, directory: Path | None = None
+) -> Config:
+    """As ``load``, for a text; ``name`` stands for the file in messages, ``directory`` for its place."""
+    return _config(text, Mistakes(name), env, apis, None, False, directory)
+
+
+def demo() -> Config:
+    """Every name goes to the embedded API that answers from the prompt; no key, no network."""
+    return loads(_DEMO, "demo", {})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on ``host``."""
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _config(
+    data: bytes,
+    mistakes: Mistakes,
+    env: Mapping[str, str],
+    apis: Collection[str],
+    path: Path | None,
+    others_read: bool,
+    directory: Path | None = None,
+) -> Config:
+    presets = built_in()
+    reader = FieldReader(mistakes, env, directory or (path.parent if path else Path()))
+    document = read(data, mistakes)
+    if not isinstance(document, MapNode):
+        raise mistakes.error(document.mark, "the file has no sections", "it needs 'providers' and 'models'")
+    root = reader.section(document, "the file", _SECTIONS)
+    server = _server(root.entries.get("server"), reader)
+    if "providers" not in root.entries:
+        mistakes.add(root.mark, "'providers' is missing", "add e.g. 'providers: {echo: {}}'")
+    sections, warnings = read_providers(root.entries.get("providers"), reader, presets, apis)
+    table = read_models(root.entries.get("models"), root.mark, reader, sections, presets, server.direct_models)
+    mistakes.raise_if_any()
+    if others_read and reader.inline:
+        warnings.append(
+            f"others can read this file and it holds {', '.join(reader.inline)}: chmod 600, or use ${{VAR}}"
+        )
+    if not server.token and not is_loopback(server.host):
+        warnings.append("server.host is open to the network and server.token is empty: the gateway will not start")
+    return Config(
+        server=server,
+        table=table,
+        providers={name: section.provider for name, section in sections.items() if section},
+        warnings=tuple(warnings),
+        path=path,
+        files=tuple(sorted(reader.files)),
+        secrets=frozenset(reader.secrets),
+    )
+
+
+def _server(node: Node | None, reader: FieldReader) -> ServerSettings:
+    if node is None:
+        return ServerSettings()
+    values: dict[str, Any] = reader.typed(node, "server", _SERVER_HINTS)
+    token = (values.get("token") or "").strip()
+    values["token"] = token or None
+    written = getattr(node, "entries", {}).get("token")
+    if token:
+        reader.secrets.add(token)
+        if isinstance(written, ScalarNode) and "$" not in written.text:
+            reader.inline.append("server.token")
+    if written is not None and not is_header_value(token):
+        reader.mistakes.add(written.mark, "server.token holds characters that a header cannot carry")
+    return ServerSettings(**values)

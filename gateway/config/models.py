@@ -1,0 +1,225 @@
+"""The section ``models`` -> RoutingTable: the names that clients ask for, and where each goes.
+
+A value is a reference, a list of values (the later ones are fallbacks), or ``{use: value, …overrides}``.
+A reference is:
+* ``provider/model``, split at the first slash, so that a model's id may hold more of them;
+* the name of another entry: its targets, in their order;
+* a provider alone: its model of the name that the client asked for.
+
+Rule: linking is bounded. Each name is linked once; a route has at most 32 targets, a chain of names 32 links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gateway.config.document import ListNode, MapNode, Node, ScalarNode
+from gateway.config.fields import INVALID, FieldReader, shown
+from gateway.config.mistakes import Mark, listed, quoted
+from gateway.config.presets import Presets
+from gateway.config.providers import ProviderSection
+from gateway.routing import ASKED_NAME, MAX_NAME, Route, RoutingTable, Target, is_pattern
+
+KEYS = ("use", "options", "headers", "max_tokens", "drop", "profile")
+MAX_TARGETS = 32
+MAX_CHAIN = 32
+
+_EXAMPLE = "add e.g. 'default: provider/model'"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """One reference as written, with the overrides around it."""
+
+    text: str
+    written: str
+    """The text before its variables were put in; messages show this."""
+    mark: Mark
+    layers: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A target to be: its provider, its model (None: the asked name), its overrides, inner ones first."""
+
+    section: ProviderSection
+    model: str | None
+    layers: tuple[Mapping[str, Any], ...]
+
+    def target(self) -> Target:
+        if self.model is not None:
+            return self._named(self.model)
+        target = self._named(ASKED_NAME)
+        return Target(target.provider, ASKED_NAME, target.profile, self._named)
+
+    def _named(self, model: str) -> Target:
+        return self.section.target(model, *map(partial(_with_drops, self.section, model), self.layers))
+
+
+def _with_drops(section: ProviderSection, model: str, layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``drop`` adds to ``drop_fields``; every other field replaces."""
+    if "drop" not in layer:
+        return layer
+    before = layer.get("drop_fields", section.target(model).profile.drop_fields)
+    rest = {key: value for key, value in layer.items() if key != "drop"}
+    return {**rest, "drop_fields": tuple(dict.fromkeys((*before, *layer["drop"])))}
+
+
+def read_models(
+    node: Node | None,
+    mark: Mark,
+    reader: FieldReader,
+    sections: Mapping[str, ProviderSection | None],
+    presets: Presets,
+    direct: bool,
+) -> RoutingTable:
+    """The table. Its routes are complete only when no mistake was recorded."""
+    if node is None:
+        reader.mistakes.add(
+            mark, "'models' is missing: no name would go anywhere", "add e.g. 'default: provider/model'"
+        )
+        return RoutingTable({})
+    linker = _Linker(reader, sections, presets)
+    linker.read(node)
+    drafts = {name: linker.link(name) for name in linker.entries}
+    # After a mistake nothing is built: the table would not be used.
+    if reader.mistakes.found:
+        return RoutingTable({})
+    routes = {name: Route(name, tuple(draft.target() for draft in found)) for name, found in drafts.items()}
+    return RoutingTable(
+        routes={name: route for name, route in routes.items() if not is_pattern(name)},
+        patterns=tuple((name, route) for name, route in routes.items() if is_pattern(name)),
+        direct={name: section.target for name, section in sections.items() if section} if direct else {},
+    )
+
+
+class _Linker:
+    """Reads the entries, then follows their references."""
+
+    def __init__(self, reader: FieldReader, sections: Mapping[str, ProviderSection | None], presets: Presets) -> None:
+        self.reader = reader
+        self.mistakes = reader.mistakes
+        self.sections = sections
+        self.presets = presets
+        self.entries: dict[str, list[_Reference]] = {}
+        self._linked: dict[str, tuple[_Draft, ...]] = {}
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def read(self, node: Node) -> None:
+        section = self.reader.section(node, "models")
+        for name, child in section.entries.items():
+            mark = section.keys[name]
+            if name.endswith("[1m]"):
+                hint = f"write {quoted(name[:-4])}: the suffix is taken off before a name is looked up"
+                self.mistakes.add(mark, f"{quoted(name)} would never match", hint)
+            elif len(name) > MAX_NAME or not name.isprintable() or " " in name:
+                self.mistakes.add(mark, f"{quoted(name)} cannot be a model's name", f"no blanks, at most {MAX_NAME}")
+            else:
+                self.entries[name] = self._references(child, f"models.{name}", ())
+        if not section.entries and (isinstance(node, MapNode) or (isinstance(node, ScalarNode) and node.is_null)):
+            self.mistakes.add(section.mark, "'models' is empty", _EXAMPLE)
+
+    def _references(
+        self, node: Node, path: str, layers: tuple[Mapping[str, Any], ...], depth: int = 0
+    ) -> list[_Reference]:
+        if isinstance(node, MapNode):
+            return self._overridden(node, path, layers, depth)
+        if isinstance(node, ListNode):
+            if not node.items:
+                self.mistakes.add(node.mark, f"{shown(path)} is an empty list", "name at least one provider/model")
+            if len(node.items) > MAX_TARGETS:
+                self.mistakes.add(node.mark, f"{shown(path)}: more than {MAX_TARGETS} targets")
+                return []
+            found = [self._references(item, path, layers, depth + 1) for item in node.items]
+            return [reference for each in found for reference in each]
+        text = self.reader.value(node, str, path)
+        return [] if text is INVALID else [_Reference(text.strip(), node.text.strip(), node.mark, layers)]
+
+    def _overridden(
+        self, node: MapNode, path: str, layers: tuple[Mapping[str, Any], ...], depth: int
+    ) -> list[_Reference]:
+        entries = self.reader.section(node, path, KEYS).entries
+        layer = self._layer(entries, path)
+        if "use" not in entries:
+            self.mistakes.add(node.mark, f"{shown(path)} has no 'use'", "use: provider/model")
+            return []
+        return self._references(entries["use"], path, (layer, *layers) if layer else layers, depth + 1)
+
+    def _layer(self, entries: Mapping[str, Node], path: str) -> dict[str, Any]:
+        reader = self.reader
+        layer = reader.profile(entries["profile"], f"{path}.profile") if "profile" in entries else {}
+        shorthands: tuple[tuple[str, str, Any], ...] = (
+            ("options", "extra_body", Mapping[str, Any]),
+            ("max_tokens", "max_output_tokens", int),
+            ("drop", "drop", tuple[str, ...]),
+        )
+        for key, field, kind in shorthands:
+            if key in entries:
+                value = reader.value(entries[key], kind, f"{path}.{key}")
+                if value is not INVALID:
+                    layer[field] = {**layer.get(field, {}), **value} if key == "options" else value
+        if "headers" in entries:
+            found = reader.headers(entries["headers"], f"{path}.headers")
+            layer["extra_headers"] = {**layer.get("extra_headers", {}), **found}
+        return layer
+
+    # -- linking ----------------------------------------------------------------------------------
+
+    def link(self, name: str, chain: tuple[str, ...] = ()) -> tuple[_Draft, ...]:
+        """The targets of one entry; what is wrong with it is recorded once."""
+        known = self._linked.get(name)
+        if known is not None:
+            return known
+        found: list[_Draft] = []
+        for reference in self.entries[name]:
+            for draft in self._follow(reference, (*chain, name)):
+                draft = _Draft(draft.section, draft.model, (*draft.layers, *reference.layers))
+                if draft not in found and len(found) <= MAX_TARGETS:
+                    found.append(draft)
+        if len(found) > MAX_TARGETS:
+            self.mistakes.add(self.entries[name][0].mark, f"models.{shown(name)}: more than {MAX_TARGETS} targets")
+        self._linked[name] = tuple(found)
+        return self._linked[name]
+
+    def _follow(self, reference: _Reference, chain: tuple[str, ...]) -> tuple[_Draft, ...]:
+        text, name = reference.text, chain[-1]
+        provider, slash, model = text.partition("/")
+        if slash and model and provider in self.sections:
+            section = self.sections[provider]
+            return (_Draft(section, model, ()),) if section else ()
+        if text in self.entries and not is_pattern(text) and not (text == name and text in self.sections):
+            return self._alias(reference, chain)
+        if text in self.sections:
+            section = self.sections[text]
+            return (_Draft(section, None, ()),) if section else ()
+        self._unknown(reference, name, provider if slash else None, model)
+        return ()
+
+    def _alias(self, reference: _Reference, chain: tuple[str, ...]) -> tuple[_Draft, ...]:
+        text = reference.text
+        if text in chain:
+            circle = " → ".join(map(shown, (*chain[chain.index(text) :], text)))
+            self.mistakes.add(reference.mark, f"models.{shown(chain[-1])} goes round in a circle: {circle}")
+            return ()
+        if len(chain) >= MAX_CHAIN:
+            self.mistakes.add(reference.mark, f"models.{shown(chain[0])}: more than {MAX_CHAIN} names in a row")
+            return ()
+        return self.link(text, chain)
+
+    def _unknown(self, reference: _Reference, name: str, provider: str | None, model: str) -> None:
+        where = f"models.{shown(name)}"
+        if provider is None or not model:
+            names = [*(entry for entry in self.entries if not is_pattern(entry)), *self.sections]
+            hint = self.mistakes.did_you_mean(reference.text, names) or "write provider/model"
+            message = f"{where}: {quoted(reference.written)} is neither a name under 'models' nor a provider"
+        else:
+            hint = self.mistakes.did_you_mean(provider, self.sections)
+            if provider in self.presets.providers:
+                hint = f"it is built in: add '{provider}: {{}}' under 'providers'"
+            message = f"{where}: {quoted(reference.written.partition('/')[0])} is not under 'providers'"
+            hint = hint or f"there: {listed(self.sections) or 'none'}"
+        self.mistakes.add(reference.mark, message, hint)

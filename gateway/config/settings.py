@@ -1,0 +1,42 @@
+"""What a configuration is, once it is read: frozen, and silent about its secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.routing import Provider, RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The section ``server``. ``repr`` never shows the token."""
+
+    host: str = "127.0.0.1"
+    port: int = 4002
+    """0: any free port."""
+    token: str | None = field(default=None, repr=False)
+    """What clients must send as ``x-api-key`` or Bearer; None: no check, allowed on loopback only."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """The largest request body, in bytes."""
+    direct_models: bool = True
+    """Clients may ask for ``provider/model``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One version of providers.yaml, checked."""
+
+    server: ServerSettings
+    table: RoutingTable
+    providers: Mapping[str, Provider]
+    """By name, in the order of the file; disabled ones (``missing_key``) among them."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing and stops nothing, one line each."""
+    path: Path | None = None
+    """The file it was read from."""
+    files: tuple[Path, ...] = ()
+    """The files named by ``${file:…}``; a change of theirs is a change of the configuration."""
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    """Every secret value in use, for redaction."""

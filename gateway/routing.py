@@ -1,0 +1,145 @@
+"""RoutingTable: the asked model name -> Route -> Targets. Immutable; a request keeps the one it began with.
+
+Rules of ``RoutingTable.resolve``, in order; a ``[1m]`` suffix is taken off first, and a name over 200
+characters is nobody's:
+1. the name as written in ``models``;
+2. the Claude family: ``sonnet`` takes ``claude-sonnet-5``, ``claude-3-5-sonnet-latest``, ``claude-sonnet``;
+3. the patterns in ``models`` (``gpt-*``), in the order of the file;
+4. ``provider/model``, if the configuration allows clients to spell it;
+5. ``default``;
+6. NotFound, with the names that exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from gateway.errors import NotFound
+from gateway.profile import Profile
+
+FAMILIES = ("opus", "sonnet", "haiku", "fable")
+"""Claude's model families, as they stand in model ids (client.md, finding 4)."""
+
+MAX_NAME = 200
+"""The longest model name, in characters; it also bounds the work of the patterns."""
+
+ASKED_NAME = "*"
+"""``Target.model`` of a route that sends each name on as the client asked for it."""
+
+_FAMILY = re.compile(
+    r"(?:[a-z]{2,6}\.)?(?:anthropic[./])?claude-(?:[\w.-]*-)?(opus|sonnet|haiku|fable)(?:[-@:][\w.@:-]*)?", re.ASCII
+)
+_LONG_CONTEXT_SUFFIX = "[1m]"
+_NAMES_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One section of ``providers``: where it is and what opens it. ``repr`` never shows the key."""
+
+    name: str
+    api: str
+    """``openai-chat``, ``anthropic``, ``echo``, or one registered by a third party."""
+    base_url: str
+    """Without a trailing slash; empty for embedded APIs."""
+    api_key: str | None = field(default=None, repr=False)
+    """None: no key is configured and none is needed."""
+    missing_key: str | None = None
+    """The environment variable or file that should hold the key and does not; the provider is disabled."""
+    key_source: str | None = None
+    """What the key was read from, for messages: ``DEEPSEEK_API_KEY``."""
+    preset: str | None = None
+    """The built-in profile it builds on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One upstream model of one provider, with everything known about it."""
+
+    provider: Provider
+    model: str
+    """The model's id at the upstream."""
+    profile: Profile
+    for_name: Callable[[str], Target] | None = field(default=None, repr=False, compare=False)
+    """Builds the target for an asked name, where ``model`` is ASKED_NAME; None: the model is fixed."""
+
+    @property
+    def name(self) -> str:
+        """``provider/model``."""
+        return f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one asked name goes: targets in the order in which they are tried. Never empty."""
+
+    name: str
+    """The key in ``models`` that matched, or ``provider/model``."""
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All routes of one configuration."""
+
+    routes: Mapping[str, Route]
+    """Exact names (``default`` among them), in the order of the file."""
+    patterns: tuple[tuple[str, Route], ...] = ()
+    """Names with ``*``, ``?`` or ``[``, in the order of the file."""
+    direct: Mapping[str, Callable[[str], Target]] = field(default_factory=dict, repr=False)
+    """Provider name -> callable(model) -> Target, for ``provider/model``; empty when clients may not spell it."""
+
+    def resolve(self, asked: str) -> Route:
+        """The route of a model name. Raises NotFound; its message lists the known names."""
+        name = asked[: -len(_LONG_CONTEXT_SUFFIX)] if asked.endswith(_LONG_CONTEXT_SUFFIX) else asked
+        route = self._find(name) if 0 < len(name) <= MAX_NAME else None
+        if route is None:
+            raise self._not_found(asked)
+        if any(target.for_name for target in route.targets):
+            targets = (target.for_name(name) if target.for_name else target for target in route.targets)
+            return Route(route.name, tuple(targets))
+        return route
+
+    def _find(self, name: str) -> Route | None:
+        """The first rule that applies; None when none does."""
+        route = self.routes.get(name)
+        if route is not None:
+            return route
+        family = family_of(name)
+        if family is not None and family in self.routes:
+            return self.routes[family]
+        for pattern, route in self.patterns:
+            if fnmatchcase(name, pattern):
+                return route
+        provider, _, model = name.partition("/")
+        if model and provider in self.direct:
+            return Route(name, (self.direct[provider](model),))
+        return self.routes.get("default")
+
+    def _not_found(self, asked: str) -> NotFound:
+        names = self.names()
+        known = ", ".join(names[:_NAMES_SHOWN]) or "none"
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        shown = asked if len(asked) <= MAX_NAME else f"{asked[:MAX_NAME]}…"
+        return NotFound(
+            f"model: {shown} is not known here. Known names: {known}{more}. "
+            "Add it under 'models' in providers.yaml, or set 'default' there."
+        )
+
+    def names(self) -> list[str]:
+        """Every name and pattern under ``models``, in the order of the file."""
+        return [*self.routes, *(pattern for pattern, _ in self.patterns)]
+
+
+def family_of(model: str) -> str | None:
+    """``sonnet`` for ``claude-sonnet-4-6-20260101``; None for a name that is no Claude model's."""
+    match = _FAMILY.fullmatch(model)
+    return match[1] if match else None
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name under ``models`` stands for many."""
+    return any(char in name for char in "*?[")

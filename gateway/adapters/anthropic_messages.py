@@ -1,0 +1,53 @@
+"""The Anthropic Messages API itself, and servers that speak it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
+from gateway.adapters.headers import error_context, upstream_headers
+from gateway.errors import GatewayError
+from gateway.routing import Target
+from gateway.translate.changes import Changes
+from gateway.translate.passthrough import PassthroughTranslator, to_anthropic
+from gateway.translate.upstream_errors import http_error
+
+PATH = "/v1/messages"
+DEFAULT_VERSION = "2023-06-01"
+"""Sent when the client names none."""
+
+
+class AnthropicMessagesAdapter:
+    """``base_url`` + ``/v1/messages``, query string and ``anthropic-*`` headers kept."""
+
+    def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
+        changes = Changes()
+        body = to_anthropic(request.body, target.profile, target.model, changes)
+        own = {name: value for name, value in request.headers.items() if name.startswith("anthropic-")}
+        query = f"?{request.query}" if request.query else ""
+        return UpstreamRequest(
+            url=target.provider.base_url + PATH + query,
+            headers={
+                "anthropic-version": DEFAULT_VERSION,
+                **own,
+                **upstream_headers(target),
+                "accept": "text/event-stream",
+            },
+            body=orjson.dumps(body),
+            changes=changes,
+        )
+
+    def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
+        return PassthroughTranslator(
+            error_context(request, target),
+            message_id=request.message_id,
+            input_tokens=request.input_tokens,
+            first_party=target.profile.first_party,
+        )
+
+    def translate_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
+    ) -> GatewayError:
+        return http_error(status, headers, body, error_context(request, target))

@@ -1,0 +1,41 @@
+"""Headers of upstream requests, and the context of their errors.
+
+Rule: headers are built from an allow-list. Nothing of the client's goes up by itself, least of all its
+credentials, cookies or hop-by-hop headers.
+"""
+
+from __future__ import annotations
+
+from gateway import __version__
+from gateway.adapters.base import MessagesRequest
+from gateway.routing import Target
+from gateway.translate.upstream_errors import ErrorContext
+
+USER_AGENT = f"messages-gateway/{__version__}"
+
+
+def upstream_headers(target: Target) -> dict[str, str]:
+    """Content type, our user agent, the provider's key and the profile's own headers."""
+    headers = {"content-type": "application/json", "user-agent": USER_AGENT}
+    key = target.provider.api_key
+    if key and target.profile.auth == "bearer":
+        headers["authorization"] = f"Bearer {key}"
+    elif key and target.profile.auth == "x-api-key":
+        headers["x-api-key"] = key
+    headers.update(target.profile.extra_headers)
+    return headers
+
+
+def error_context(
+    request: MessagesRequest, target: Target, tool_names: dict[str, str] | None = None
+) -> ErrorContext:
+    """Who answered, for error messages."""
+    return ErrorContext(
+        provider=target.provider.name,
+        model=target.model,
+        asked=request.model,
+        key_source=target.provider.key_source,
+        secret=target.provider.api_key,
+        codes=target.profile.error_codes,
+        tool_names=tool_names or {},
+    )

@@ -1,0 +1,67 @@
+"""OpenAI Chat Completions, and every server that speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
+from gateway.adapters.headers import error_context, upstream_headers
+from gateway.errors import GatewayError
+from gateway.routing import Target
+from gateway.translate.changes import Changes
+from gateway.translate.chat_request import asked_stops, to_chat
+from gateway.translate.chat_stream import ChatStreamTranslator
+from gateway.translate.chat_tools import offer_tools
+from gateway.translate.stop_sequences import StopSequences
+from gateway.translate.tool_calls import ToolCalls
+from gateway.translate.upstream_errors import http_error
+from gateway.translate.writer import MessageStreamWriter
+from gateway.wire.json_text import without_nul
+
+PATH = "/chat/completions"
+
+
+class OpenAIChatAdapter:
+    """``base_url`` + ``/chat/completions``."""
+
+    def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
+        changes = Changes()
+        wire = to_chat(request.body, target.profile, target.provider.name, target.model, changes)
+        return UpstreamRequest(
+            url=target.provider.base_url + PATH,
+            headers={**upstream_headers(target), "accept": "text/event-stream"},
+            body=without_nul(orjson.dumps(wire)),
+            changes=changes,
+        )
+
+    def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
+        names = offer_tools(request.body, target.profile, Changes()).client_names
+        stops = asked_stops(request.body)
+        writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
+        calls = ToolCalls(writer, message_id=request.message_id, names=names, used_ids=_used_ids(request.body))
+        return ChatStreamTranslator(
+            writer,
+            calls,
+            error_context(request, target, names),
+            think_tags=target.profile.think_tags,
+            cumulative=target.profile.cumulative_deltas,
+            stop_sequences=StopSequences(stops, enforce=len(stops) > target.profile.stop_limit),
+        )
+
+    def translate_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
+    ) -> GatewayError:
+        return http_error(status, headers, body, error_context(request, target))
+
+
+def _used_ids(body: dict[str, Any]) -> set[str]:
+    return {
+        str(block.get("id"))
+        for message in body["messages"]
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for block in message["content"]
+        if isinstance(block, dict) and block.get("type") == "tool_use"
+    }

@@ -1,0 +1,95 @@
+"""``gateway serve``: start the gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from gateway import __version__
+from gateway.cli.env import client_variables, lines_for, server_url
+from gateway.cli.options import EXIT_BAD_CONFIG, config_option, known_apis, target_state
+from gateway.config import Config, ConfigError, demo, is_loopback
+from gateway.reload import Reloader
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Listen here instead of server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
+@click.option("--demo", "always_demo", is_flag=True, help="Answer every name from the prompt itself; no model, no key.")
+@click.option("--demo-without-keys", is_flag=True, help="The same, if no name in the file leads to a usable provider.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+def serve(
+    path: Path, host: str | None, port: int | None, always_demo: bool, demo_without_keys: bool, log_level: str
+) -> None:
+    """Start the gateway. Ctrl-C stops it; running answers may finish."""
+    from gateway.server.start import StartError, start
+
+    reloader = None if always_demo else Reloader(path, lambda: os.environ, known_apis())
+    config = demo() if reloader is None else _load(reloader)
+    if reloader is not None and demo_without_keys and not _usable(config):
+        click.echo("No provider has a key: demo mode. Every name answers from the prompt itself, no model runs.")
+        click.echo(f"Set a key, for example: export {_first_missing(config)}=…   then start again.\n")
+        reloader, config = None, demo()
+    for warning in config.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    host = host or config.server.host
+    port = config.server.port if port is None else port
+    if config.server.token is None and not is_loopback(host):
+        click.echo(
+            f"refusing to listen on {host} without a key: anyone on the network could spend your money. "
+            "Set server.token in providers.yaml, or use --host 127.0.0.1",
+            err=True,
+        )
+        sys.exit(EXIT_BAD_CONFIG)
+
+    def announce(actual_port: int, unreachable: set[str] | None) -> None:
+        url = server_url(host, actual_port)
+        if unreachable is None:
+            click.echo(f"gateway {__version__} listens on {url}{'  (demo)' if reloader is None else ''}")
+        else:
+            click.echo(_welcome(config, url, unreachable))
+
+    try:
+        start(config, host, port, announce=announce, reloader=reloader, log_level=log_level)
+    except StartError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+def _load(reloader: Reloader) -> Config:
+    try:
+        return reloader.start()
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            click.echo(str(mistake), err=True)
+        sys.exit(EXIT_BAD_CONFIG)
+
+
+def _usable(config: Config) -> bool:
+    return any(
+        route.targets[0].provider.missing_key is None
+        for route in [*config.table.routes.values(), *(route for _, route in config.table.patterns)]
+    )
+
+
+def _first_missing(config: Config) -> str:
+    return next((provider.missing_key for provider in config.providers.values() if provider.missing_key), "A_KEY")
+
+
+def _welcome(config: Config, url: str, unreachable: set[str]) -> str:
+    """The names and where they go, and what to export for Claude Code."""
+    rows = []
+    for name, route in [*config.table.routes.items(), *config.table.patterns]:
+        for number, target in enumerate(route.targets):
+            state = "unreachable" if target.provider.name in unreachable else target_state(target)
+            rows.append((name if number == 0 else "", target.name, state))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"  {name:<{widths[0]}}  {target:<{widths[1]}}  {state}" for name, target, state in rows]
+    exports = lines_for(client_variables(config, url), "sh")
+    return "\n".join(["", *lines, "", "For Claude Code, in another terminal:", "", exports, ""])

@@ -1,0 +1,104 @@
+"""The application: routes, and one place where errors become Anthropic's envelope.
+
+Rule: every answer has a unique ``request-id``; every error, whatever raised it, has Anthropic's shape,
+type and status. What is no HTTP at all never comes here: http_edge.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestTooLarge,
+)
+from gateway.server import handlers
+from gateway.server.state import STATE, GatewayState, new_id
+
+log = logging.getLogger("gateway")
+
+SERVER_NAME = "messages-gateway"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(state: GatewayState) -> web.Application:
+    """The application around ``state``."""
+    app = web.Application(middlewares=[envelope], client_max_size=state.config.server.max_body_bytes)
+    app[STATE] = state
+    app.on_response_prepare.append(name_server)
+    add = app.router.add_route
+    add("POST", "/v1/messages", handlers.messages)
+    add("POST", "/v1/messages/count_tokens", handlers.count_tokens)
+    add("GET", "/v1/models", handlers.list_models)
+    add("GET", "/v1/models/{id:.+}", handlers.get_model)
+    for path in ("/", "/api/hello"):
+        app.router.add_get(path, handlers.hello, allow_head=True)
+    add("POST", "/api/event_logging/batch", handlers.event_logging)
+    app.router.add_get("/healthz", handlers.healthz, allow_head=True)
+    app.router.add_get("/readyz", handlers.readyz, allow_head=True)
+    return app
+
+
+@web.middleware
+async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives a request its id, and an error its shape."""
+    request_id = request[handlers.REQUEST_ID] = new_id("req")
+    try:
+        response = await handler(request)
+    except GatewayError as error:
+        response = error_response(error, request_id)
+        log.log(
+            logging.WARNING if error.status >= 500 else logging.INFO,
+            "%s %s %s: %s",
+            request_id,
+            error.status,
+            error.error_type,
+            error.message,
+        )
+    except web.HTTPException as error:
+        response = error_response(_from_http(error, request), request_id)
+        response.headers.update({name: error.headers[name] for name in ("allow",) if name in error.headers})
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("%s a defect of the gateway", request_id)
+        response = error_response(InternalError(f"a defect of the gateway; its log has {request_id}"), request_id)
+    if not response.prepared:
+        response.headers["request-id"] = request_id
+    return response
+
+
+async def name_server(request: web.Request, response: web.StreamResponse) -> None:
+    """Nobody needs to know the versions behind us."""
+    response.headers["server"] = SERVER_NAME
+
+
+def error_response(error: GatewayError, request_id: str) -> web.Response:
+    """``error`` as an HTTP answer."""
+    response = web.Response(
+        body=error.envelope(request_id),
+        status=error.status,
+        content_type="application/json",
+        headers={"request-id": request_id, **error.headers()},
+    )
+    if isinstance(error, RequestTooLarge):
+        response.force_close()
+    return response
+
+
+def _from_http(error: web.HTTPException, request: web.Request) -> GatewayError:
+    if error.status == 404:
+        return NotFound(f"no such path: {request.method} {request.path[:200]}")
+    if error.status == 405:
+        return MethodNotAllowed(f"{request.method} is not a method of {request.path[:200]}")
+    if error.status == 413:
+        return RequestTooLarge("body: larger than what is taken")
+    return InvalidRequest(error.reason or "bad request", status=error.status if 400 <= error.status < 500 else None)

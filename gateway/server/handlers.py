@@ -1,0 +1,189 @@
+"""The endpoints. Each reads the request, asks the layer below, and answers; errors are raised.
+
+Rule: paths are matched without the query string; clients always send ``?beta=true``.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from gateway.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge
+from gateway.routing import FAMILIES, Route, RoutingTable
+from gateway.server import pipeline
+from gateway.server.state import STATE
+from gateway.translate.request_check import check_request
+from gateway.translate.token_estimate import measure
+from gateway.wire.json_text import loads_request
+
+REQUEST_ID = "request_id"
+"""The key under which a request carries its id."""
+
+_EPOCH = "1970-01-01T00:00:00Z"
+"""``created_at`` of a model whose release date nobody knows (the SDK's own advice)."""
+_DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
+
+
+async def messages(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/messages``."""
+    authorize(request)
+    body = check_request(await read_json(request))
+    return await pipeline.run(request.app[STATE], request, request[REQUEST_ID], body)
+
+
+async def count_tokens(request: web.Request) -> web.Response:
+    """``POST /v1/messages/count_tokens``: a local estimate."""
+    authorize(request)
+    body = check_request(await read_json(request), needs_max_tokens=False)
+    state = request.app[STATE]
+    target = state.config.table.resolve(body["model"]).targets[0]
+    return json_response({"input_tokens": state.estimator.estimate(target.name, measure(body))})
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """``GET /v1/models``: Anthropic's page, or OpenAI's list for a client that names no Anthropic version."""
+    authorize(request)
+    models = [_model(name, route) for name, route in _listed(request.app[STATE].config.table)]
+    if "anthropic-version" not in request.headers:
+        return json_response({"object": "list", "data": [_openai_model(model) for model in models]})
+    page, has_more = _page(models, request)
+    return json_response(
+        {
+            "data": page,
+            "has_more": has_more,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+        }
+    )
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """``GET /v1/models/{id}``: any name that a request could ask for."""
+    authorize(request)
+    asked = request.match_info["id"]
+    model = _model(asked, request.app[STATE].config.table.resolve(asked))
+    return json_response(model if "anthropic-version" in request.headers else _openai_model(model))
+
+
+async def hello(request: web.Request) -> web.Response:
+    """``HEAD /`` and ``/api/hello``: Claude Code warms its connection up."""
+    return web.Response(text="" if request.method == "HEAD" else "messages-gateway\n")
+
+
+async def event_logging(request: web.Request) -> web.Response:
+    """``POST /api/event_logging/batch``: the client's telemetry, accepted and thrown away."""
+    await request.read()
+    return json_response({"accepted_count": 0, "rejected_count": 0})
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """The process runs."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """New requests are welcome. Never asks an upstream."""
+    state = request.app[STATE]
+    status = {"status": "ready" if state.ready else "draining"}
+    if state.config_error:
+        status["config_error"] = state.config_error
+    return json_response(status, status=200 if state.ready else 503)
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+
+def authorize(request: web.Request) -> None:
+    """Raises AuthenticationFailed unless the shared token came as ``x-api-key`` or as Bearer."""
+    token = request.app[STATE].config.server.token
+    if token is None:
+        return
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    offered = [request.headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+    # Both are always compared, so that time tells nothing.
+    if not any([hmac.compare_digest(value.encode("utf-8", "replace"), token.encode()) for value in offered]):
+        raise AuthenticationFailed(
+            "this gateway wants its token: set ANTHROPIC_AUTH_TOKEN to the value of server.token in providers.yaml"
+        )
+
+
+async def read_json(request: web.Request) -> Any:
+    """The parsed body. Raises InvalidRequest or RequestTooLarge."""
+    limit = request.app[STATE].config.server.max_body_bytes
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidRequest("content-encoding: compressed request bodies are not taken; send it plain", status=415)
+    if request.content_length is not None and request.content_length > limit:
+        raise RequestTooLarge(f"body: {request.content_length} bytes are more than the {limit} that are taken")
+    try:
+        data = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestTooLarge(f"body: more than the {limit} bytes that are taken") from None
+    if not data:
+        raise InvalidRequest("body: a JSON object is required")
+    try:
+        return loads_request(data)
+    except ValueError as error:
+        raise InvalidRequest(f"body: not valid JSON: {error}") from None
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json", status=status)
+
+
+# -- models --------------------------------------------------------------------------------------------
+
+
+def _listed(table: RoutingTable) -> list[tuple[str, Route]]:
+    """The names in the file; a family also under a ``claude-`` id, which is what Claude Code's picker keeps."""
+    listed: list[tuple[str, Route]] = []
+    for name, route in table.routes.items():
+        if name in FAMILIES:
+            listed.append((f"claude-{name}", route))
+        listed.append((name, route))
+    return listed
+
+
+def _model(name: str, route: Route) -> dict[str, Any]:
+    target = route.targets[0]
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": f"{name} ({target.name})",
+        "created_at": _EPOCH,
+        "lifecycle": "active",
+        "max_input_tokens": target.profile.context_window,
+        "max_tokens": target.profile.max_output_tokens,
+    }
+
+
+def _openai_model(model: dict[str, Any]) -> dict[str, Any]:
+    return {"id": model["id"], "object": "model", "created": 0, "owned_by": "messages-gateway"}
+
+
+def _page(models: list[dict[str, Any]], request: web.Request) -> tuple[list[dict[str, Any]], bool]:
+    """(the asked page, whether more follow in the asked direction). An unknown cursor gives the first page."""
+    query = request.query
+    limit = _limit(query.get("limit"))
+    wanted = query.getall("lifecycle[]", [])
+    if wanted and "active" not in wanted:
+        return [], False
+    ids = [model["id"] for model in models]
+    if query.get("before_id") in ids:
+        before = models[: ids.index(query["before_id"])]
+        return before[-limit:], len(before) > limit
+    if query.get("after_id") in ids:
+        models = models[ids.index(query["after_id"]) + 1 :]
+    return models[:limit], len(models) > limit
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return _DEFAULT_PAGE
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _LARGEST_PAGE:
+        raise InvalidRequest(f"limit: Input should be a number from 1 to {_LARGEST_PAGE}")
+    return int(text)
+
+

@@ -1,0 +1,108 @@
+"""Start, listen, reload, stop.
+
+Rules:
+* The listening socket opens before anything slow, and a taken port is one clear line.
+* The file is looked at once a second; a good one is swapped in whole, a bad one is reported and the old
+  one serves on.
+* The first signal stops taking work and lets streams finish; a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.config import Config, ConfigError
+from gateway.reload import Reloader, describe_change
+from gateway.server.app import build_app
+from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
+from gateway.server.probe import unreachable
+from gateway.server.state import GatewayState
+from gateway.server.upstream import new_session
+
+log = logging.getLogger("gateway")
+
+POLL_SECONDS = 1.0
+DRAIN_SECONDS = 30.0
+BACKLOG = 1024
+
+
+async def serve(
+    config: Config,
+    host: str,
+    port: int,
+    *,
+    announce: Callable[[int, set[str] | None], None],
+    reloader: Reloader | None,
+) -> None:
+    """Serves until a signal. ``announce``: see start.py. Raises OSError when the port cannot be had."""
+    loop = asyncio.get_running_loop()
+    async with new_session() as session:
+        state = GatewayState(config, session)
+        runner = web.AppRunner(
+            build_app(state),
+            handler_cancellation=True,
+            shutdown_timeout=DRAIN_SECONDS,
+            **HANDLER_OPTIONS,  # type: ignore[arg-type]
+        )
+        await runner.setup()
+        server = runner.server
+        assert server is not None
+        listener = await loop.create_server(
+            lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
+            host,
+            port,
+            backlog=BACKLOG,
+        )
+        stopped = _stop_on_signal(loop)
+        gc.collect()
+        gc.freeze()
+        actual_port = listener.sockets[0].getsockname()[1]
+        announce(actual_port, None)
+        tasks = [asyncio.create_task(_probe(config, actual_port, announce))]
+        if reloader is not None:
+            tasks.append(asyncio.create_task(_watch(state, reloader)))
+        await stopped
+        state.ready = False
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await runner.cleanup()
+
+
+def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Done at the first SIGINT or SIGTERM; the second one ends the process."""
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop(number: int) -> None:
+        if stopped.done():
+            raise SystemExit(128 + number)
+        log.info("stopping: no new requests, streams may finish (again to end at once)")
+        stopped.set_result(None)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    return stopped
+
+
+async def _probe(config: Config, port: int, announce: Callable[[int, set[str] | None], None]) -> None:
+    announce(port, await unreachable(config.providers.values()))
+
+
+async def _watch(state: GatewayState, reloader: Reloader) -> None:
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        result = await asyncio.to_thread(reloader.poll)
+        if isinstance(result, ConfigError):
+            state.config_error = str(result)
+            log.error("providers.yaml has mistakes; the configuration before stays in force:\n%s", result)
+        elif result is not None:
+            for line in describe_change(state.config, result) or ["no route changed"]:
+                log.info("reloaded: %s", line)
+            state.config, state.config_error = result, None

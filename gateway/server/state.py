@@ -1,0 +1,36 @@
+"""What all requests of one process share.
+
+Rule: a request reads ``config`` once and keeps what it read; a reload swaps it with one assignment.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from aiohttp import ClientSession, web
+
+from gateway.config import Config
+from gateway.translate.token_estimate import TokenEstimator
+
+
+@dataclass(slots=True)
+class GatewayState:
+    """One per process."""
+
+    config: Config
+    session: ClientSession
+    estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    ping_interval: float = 10.0
+    """Seconds of silence after which a streaming client gets a ping (reliability.md, promise S12)."""
+    ready: bool = True
+    config_error: str | None = None
+    """Why the file as it stands now is not in force."""
+
+
+STATE = web.AppKey("STATE", GatewayState)
+
+
+def new_id(prefix: str) -> str:
+    """``req_…`` or ``msg_…``: 24 hex digits, unique."""
+    return f"{prefix}_{secrets.token_hex(12)}"

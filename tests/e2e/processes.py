@@ -1,0 +1,140 @@
+"""What runs around Claude Code: the scripted upstream in a thread, the gateway as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import ClientSession, web
+
+from tests.fakes.openai_upstream import KEY, ScriptedUpstream
+
+PROVIDERS = """\
+providers:
+  lab:
+    api: openai-chat
+    base_url: {url}/v1
+    api_key: "${{LAB_KEY}}"
+    profile: {{mid_system: system, pdf: file}}
+models:
+  sonnet: lab/lab-sonnet
+  opus: lab/lab-opus
+  haiku: lab/lab-haiku
+  fable: lab/lab-fable
+  default: lab/lab-default
+"""
+START_SECONDS = 20
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class UpstreamThread:
+    """Serves a ScriptedUpstream on a free loopback port, in an event loop of its own."""
+
+    def __init__(self) -> None:
+        self.upstream = ScriptedUpstream()
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS):
+            raise RuntimeError("the scripted upstream did not start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(START_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = web.AppRunner(self.upstream.app(), shutdown_timeout=0)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+
+class GatewayProcess:
+    """``gateway serve`` on a free loopback port, its log in a file."""
+
+    def __init__(self, folder: Path, upstream_url: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_file = folder / "gateway.log"
+        self._config = folder / "providers.yaml"
+        self._config.write_text(PROVIDERS.format(url=upstream_url))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        command = [*_command(), "serve", "--config", str(self._config), "--port", str(self.port)]
+        environment = {**os.environ, "LAB_KEY": KEY, "PYTHONUNBUFFERED": "1"}
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        asyncio.run(self._answering())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+
+    async def _answering(self) -> None:
+        assert self._process is not None
+        until = time.monotonic() + START_SECONDS
+        async with ClientSession() as session:
+            while time.monotonic() < until and self._process.poll() is None:
+                try:
+                    async with session.get(f"{self.url}/healthz") as response:
+                        if response.status == 200:
+                            return
+                except OSError:
+                    await asyncio.sleep(0.05)
+        raise RuntimeError(f"the gateway does not answer:\n{self.log()}")
+
+    def log(self, start: int = 0) -> str:
+        """The log from a byte offset on."""
+        return self.log_file.read_bytes()[start:].decode(errors="replace")
+
+
+def server_faults(log: str) -> list[str]:
+    """The lines that tell of a defect of the gateway's own."""
+    return [line for line in log.splitlines() if re.search(r"Traceback|a defect of the gateway|never awaited", line)]
+
+
+def _command() -> list[str]:
+    """GATEWAY_E2E_COMMAND replaces the gateway under test, e.g. by an installed one."""
+    return os.environ.get("GATEWAY_E2E_COMMAND", f"{sys.executable} -m gateway").split()
+
+
+def free_port() -> int:
+    """A loopback port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,159 @@
+"""Requests up: the tables of ``tests/cases/requests``. Adding a case needs no Python.
+
+A case: ``name``; ``request`` (the client's body; model, max_tokens and one user message are filled in); ``provider``
+(default: an unknown server), ``profile`` (overrides), ``api``; and what must come of it:
+
+* ``upstream``: path -> exact value, ``contains``: path -> text within it, ``absent``: paths, ``roles``: of the messages;
+* ``changes``: "ACTION PATH" for each change that must be on record (PATH may be a part of it); ``unchanged``: none at all;
+* or ``error``: texts that the 400 must contain.
+
+Paths are like ``messages[1].content[0].text``; ``[-1]`` counts from the end, ``a.*.b`` gives the list of all ``b``.
+Whatever comes out must also pass the strict checks of the fake upstream (``lenient: true`` says why not);
+``reasoning_field`` is the one field beyond OpenAI's that the provider takes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import gateway.adapters
+from gateway.adapters.base import MessagesRequest, UpstreamRequest
+from gateway.errors import InvalidRequest
+from gateway.wire.json_text import loads_request
+from tests.fakes import strict_chat
+from tests.recordings import target_of, with_profile
+
+CASES_DIR = Path(__file__).parent / "cases" / "requests"
+MISSING = object()
+
+
+def cases() -> list[Any]:
+    found = []
+    for path in sorted(CASES_DIR.glob("*.yaml")):
+        for case in yaml.safe_load(path.read_text()):
+            found.append(pytest.param(case, id=f"{path.stem}: {case['name']}"))
+    return found
+
+
+def prepared(case: dict[str, Any]) -> UpstreamRequest:
+    body = {
+        "model": "sonnet",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "Hi"}],
+        **case.get("request", {}),
+    }
+    api = case.get("api", "openai-chat")
+    target = with_profile(target_of(case.get("provider", "generic"), api), tuples(case.get("profile", {})))
+    headers = {"anthropic-version": "2023-06-01", **case.get("headers", {})}
+    request = MessagesRequest(loads_request(json.dumps(body).encode()), headers, case.get("query", ""), "msg_1", 9)
+    return gateway.adapters.get(api).prepare(request, target)
+
+
+def tuples(profile: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in profile.items()}
+
+
+def look_up(value: Any, path: str) -> Any:
+    """The value at ``path``, MISSING where there is none."""
+    for step in re.findall(r"[^.\[\]]+", path):
+        if step == "*":
+            continue
+        if isinstance(value, list) and re.fullmatch(r"-?\d+", step):
+            value = value[int(step)] if -len(value) <= int(step) < len(value) else MISSING
+        elif isinstance(value, list):
+            value = [item.get(step, None) for item in value]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return MISSING
+    return value
+
+
+@pytest.mark.parametrize("case", cases())
+def test_request(case: dict[str, Any]) -> None:
+    unknown = set(case) - {
+        "name", "request", "provider", "profile", "api", "headers", "query",
+        "upstream", "contains", "absent", "roles", "changes", "unchanged", "error", "lenient", "reasoning_field",
+    }  # fmt: skip
+    assert not unknown, f"no such key in a case: {unknown}"
+    if "error" in case:
+        with pytest.raises(InvalidRequest) as caught:
+            prepared(case)
+        for text in case["error"]:
+            assert text in caught.value.message
+        return
+    upstream = prepared(case)
+    body = json.loads(upstream.body)
+    compare(case, body)
+    changes = [f"{change.action} {change.path}" for change in upstream.changes]
+    for wanted in case.get("changes", ()):
+        action, _, path = wanted.partition(" ")
+        assert any(change.startswith(action + " ") and path in change for change in changes), (wanted, changes)
+    if case.get("unchanged"):
+        assert changes == []
+    if case.get("api", "openai-chat") == "openai-chat" and not case.get("lenient"):
+        lower = {name.lower(): value for name, value in upstream.headers.items()}
+        strict_chat.check(upstream.body, lower, key="test-key", reasoning=case.get("reasoning_field"))
+
+
+def compare(case: dict[str, Any], body: dict[str, Any]) -> None:
+    for path, value in case.get("upstream", {}).items():
+        assert look_up(body, path) == value, path
+    for path, texts in case.get("contains", {}).items():
+        found = look_up(body, path)
+        for text in [texts] if isinstance(texts, str) else texts:
+            assert isinstance(found, str), f"{path}: {found!r}"
+            assert text in found, path
+    for path in case.get("absent", ()):
+        assert look_up(body, path) is MISSING, path
+    if "roles" in case:
+        assert " ".join(message["role"] for message in body["messages"]) == case["roles"]
+
+
+def test_the_same_conversation_gives_the_same_bytes() -> None:
+    """R31: when a conversation grows, what was there stays, byte for byte."""
+    path = Path(__file__).parent / "captures" / "42-new-referenced-tool-called.json"
+    body = json.loads(path.read_text())["body"]
+    target = target_of("generic")
+    adapter = gateway.adapters.get("openai-chat")
+    before: list[Any] = []
+    for count in (2, 4, 6):
+        request = MessagesRequest({**body, "messages": body["messages"][:count]}, {}, "", f"msg_{count}", count)
+        first, second = adapter.prepare(request, target), adapter.prepare(request, target)
+        assert first.body == second.body
+        messages = json.loads(first.body)["messages"]
+        assert messages[: len(before)] == before
+        before = messages
+
+
+def test_two_requests_that_differ_in_the_billing_block_are_the_same() -> None:
+    """R1: the block's hash differs between conversations and would empty the prefix cache."""
+    bodies = set()
+    for suffix in ("f57", "d89"):
+        block = {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1.197.{suffix}; cc_entrypoint=cli;"}
+        case = {"request": {"system": [block, {"type": "text", "text": "You are"}]}}
+        bodies.add(prepared(case).body)
+    assert len(bodies) == 1
+
+
+def test_a_request_is_not_changed_by_its_translation() -> None:
+    for path in sorted((Path(__file__).parent / "captures").glob("4*.json")):
+        body = json.loads(path.read_text())["body"]
+        before = json.dumps(body)
+        for api in ("openai-chat", "anthropic"):
+            gateway.adapters.get(api).prepare(MessagesRequest(body, {}, "", "msg_1", 1), target_of("generic", api))
+            assert json.dumps(body) == before
+
+
+def test_a_lone_surrogate_is_replaced() -> None:
+    """R14: no upstream takes half a character."""
+    raw = b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"a\\ud83db \\ud83d\\ude42 \\\\ud83d"}]}'
+    request = MessagesRequest(loads_request(raw), {}, "", "msg_1", 1)
+    upstream = gateway.adapters.get("openai-chat").prepare(request, target_of("generic"))
+    assert json.loads(upstream.body)["messages"][0]["content"] == "a\ufffdb 🙂 \\ud83d"

@@ -50,6 +50,7 @@ $(VENV)/.installed: requirements/run.txt requirements/build.txt pyproject.toml |
 	$(PIP) install --require-hashes --no-deps -r requirements/run.txt
 	$(PIP) install --require-hashes --no-deps --upgrade --target $(VENV)/build -r requirements/build.txt
 	PYTHONPATH=$(VENV)/build $(PIP) install --no-deps --no-index --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q gateway
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed

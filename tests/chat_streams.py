@@ -16,10 +16,13 @@ from typing import Any
 
 import orjson
 
-WORDS = ["Paris", "to be", "naïve", "日本語", "🙂", 'a "quoted" word', "C:\\path\\n", "tab\there", "{", "}", "[]", "\u2028", "x"]
+WORDS = [
+    "Paris", "to be", "naïve", "日本語", "🙂", 'a "quoted" word', "C:\\path\\n", "tab\there",
+    "{", "}", "[]", "\u2028", "x",
+]  # fmt: skip
 BLANKS = ["\n", "\n\n", "\t", "\n\t\n"]
 """Runs of whitespace that stand alone. The generated text itself holds no such character at an edge."""
-SIZES = (0, 0, 0, 0, 0, 0, 1, 5, 30, 30, 30)
+SIZES = (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 6, 30, 30, 30, 30)
 """Largest fragment, in characters; 0 leaves a text whole."""
 ENVELOPE = {"id": "c1", "object": "chat.completion.chunk", "created": 1795200000, "model": "up"}
 KEYING = ("index and id", "index", "late id", "id", "reused index", "whole, by position")
@@ -87,7 +90,8 @@ class Maker:
         return found
 
     def sentence(self) -> str:
-        return " ".join(self.draw.choices(WORDS, k=self.draw.choice((1, 1, 1, 2, 4)))).strip() + self.draw.choice([".", " .", ""])
+        words = self.draw.choices(WORDS, k=self.draw.choice((1, 1, 1, 2, 4)))
+        return " ".join(words).strip() + self.draw.choice([".", " .", ""])
 
     def arguments(self) -> str:
         if self.draw.random() < 0.08:
@@ -114,8 +118,9 @@ class Maker:
         self.put({"choices": [{"index": 0, "delta": delta, "finish_reason": None, **choice}]})
 
     def idle(self) -> None:
-        if self.draw.random() < 0.1:
-            self.delta(self.draw.choice([{}, {"content": ""}, {"content": None}, {"tool_calls": []}, {"tool_calls": None}]))
+        if self.draw.random() < 0.06:
+            empty: list[Any] = [{}, {"content": ""}, {"content": None}, {"tool_calls": []}, {"tool_calls": None}]
+            self.delta(self.draw.choice(empty))
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -137,7 +142,7 @@ class Maker:
 
     def put_calls(self) -> None:
         first = len(self.stream.calls)
-        count = self.draw.choice((1, 2, 2, 3, 4))
+        count = self.draw.choice((1, 1, 2, 2, 3, 4))
         calls = []
         for number in range(first, first + count):
             index = 0 if self.keying == "reused index" else number
@@ -231,7 +236,8 @@ class Maker:
             last["choices"][0]["usage"] = usage
         self.put(last)
         if where in ("trailing", "both"):
-            self.put({"choices": draw.choice([[], [], [{"index": 0, "delta": {}, "finish_reason": None}]]), "usage": usage})
+            choices: list[Any] = draw.choice([[], [], [{"index": 0, "delta": {}, "finish_reason": None}]])
+            self.put({"choices": choices, "usage": usage})
         if where == "none":
             stream.usage = None
         if draw.random() < 0.85:
@@ -254,7 +260,7 @@ class Maker:
         if draw.random() < 0.4:
             self.put_thinking()
         parts = draw.choice([["text"], ["calls"], ["text", "calls"], ["calls", "text"], ["text", "thinking", "calls"]])
-        if self.keying in ("index and id", "id", "index") and draw.random() < 0.3:
+        if self.keying in ("index and id", "id", "index") and draw.random() < 0.15:
             parts = [*parts, "calls"]
         for part in parts:
             getattr(self, f"put_{part}")()

@@ -18,7 +18,7 @@ import orjson
 
 FRAME = re.compile(r"event: ([^\n]+)\ndata: ([^\n]+)")
 TOOL_ID = re.compile(r"^[a-zA-Z0-9_-]+$")
-DELTAS = {
+DELTAS: dict[str, dict[str, str | None]] = {
     "text": {"text_delta": "text", "citations_delta": None},
     "thinking": {"thinking_delta": "thinking", "signature_delta": "signature"},
     "tool_use": {"input_json_delta": "partial_json"},
@@ -65,7 +65,7 @@ def demand(truth: object, message: str) -> None:
         raise GrammarError(message)
 
 
-def read_events(data: bytes) -> list[tuple[str, dict[str, Any]]]:
+def read_events(data: bytes, *, passed_through: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """``event: NAME\\ndata: JSON\\n\\n`` and nothing else; NAME and the JSON's ``type`` agree."""
     text = data.decode()
     demand(text == "" or text.endswith("\n\n"), f"output ends inside an event: {text[-80:]!r}")
@@ -74,7 +74,8 @@ def read_events(data: bytes) -> list[tuple[str, dict[str, Any]]]:
         found = FRAME.fullmatch(frame)
         if found is None:
             raise GrammarError(f"not one event line and one data line: {frame!r}")
-        body = orjson.loads(found[2])
+        # An Anthropic-type upstream's half characters are relayed as they are; our own output has none.
+        body = json.loads(found[2]) if passed_through else orjson.loads(found[2])
         if not isinstance(body, dict) or body.get("type") != found[1]:
             raise GrammarError(f"name and type differ: {frame!r}")
         events.append((found[1], body))
@@ -89,7 +90,7 @@ def check_stream(data: bytes, *, ended: bool = True, passed_through: bool = Fals
     Raises GrammarError.
     """
     reading = Reading()
-    for name, body in read_events(data):
+    for name, body in read_events(data, passed_through=passed_through):
         if reading.error is not None or reading.finished:
             raise GrammarError(f"{name} after the end")
         if name == "ping":
@@ -127,23 +128,26 @@ def on_message_start(reading: Reading, body: dict[str, Any], passed_through: boo
 def on_block_start(reading: Reading, body: dict[str, Any], passed_through: bool) -> None:
     demand(not reading.open, "a block starts while another is open")
     demand(reading.stop_reason is None, "a block starts after message_delta")
-    demand(body["index"] == len(reading.content), f"index {body['index']} after {len(reading.content)} blocks")
+    index, count = body["index"], len(reading.content)
+    demand(type(index) is int and index == count, f"index {index} after {count} blocks")
     block = dict(body["content_block"])
     kind = block["type"]
     demand(kind in DELTAS or passed_through, f"unknown block {kind}")
     if kind == "tool_use":
-        demand(isinstance(block["id"], str) and TOOL_ID.match(block["id"]), f"tool id {block['id']!r}")
-        demand(isinstance(block["name"], str) and block["name"], "tool without a name")
-        demand(block["input"] == {}, "tool input in content_block_start is thrown away by clients")
+        demand(isinstance(block.get("id"), str) and TOOL_ID.match(block["id"]), f"tool id {block.get('id')!r}")
+        demand(isinstance(block.get("name"), str) and block["name"], "tool without a name")
+        demand(passed_through or block["input"] == {}, "tool input in content_block_start is thrown away by clients")
         ids = [other["id"] for other in reading.content if other["type"] == "tool_use"]
         demand(block["id"] not in ids, f"tool id {block['id']} twice")
-        del block["input"]
+        block.pop("input", None)
         block["partial_json"] = ""
     elif kind == "text":
-        demand(block["text"] == "", "text in content_block_start is thrown away by clients")
+        demand(isinstance(block.get("text"), str), f"text block with text {block.get('text')!r}")
+        demand(passed_through or block["text"] == "", "text in content_block_start is thrown away by clients")
     elif kind == "thinking":
-        demand(block["thinking"] == "" and not block.get("signature"), "thinking in content_block_start")
-        block["signature"] = ""
+        demand(isinstance(block.get("thinking"), str), f"thinking block with thinking {block.get('thinking')!r}")
+        demand(passed_through or block["thinking"] == "" == block["signature"], "thinking in content_block_start")
+        block["signature"] = block.get("signature") or ""
     reading.content.append(block)
     reading.open = True
 
@@ -154,7 +158,9 @@ def on_block_delta(reading: Reading, body: dict[str, Any], passed_through: bool)
     block, delta = reading.content[-1], body["delta"]
     fields = DELTAS.get(block["type"], {})
     if delta["type"] not in fields:
-        demand(passed_through and block["type"] not in DELTAS, f"{delta['type']} in a {block['type']} block")
+        known = any(delta["type"] in deltas for deltas in DELTAS.values())
+        foreign = known and block["type"] in DELTAS
+        demand(passed_through and not foreign, f"{delta['type']} in a {block['type']} block")
         return
     name = fields[delta["type"]]
     if name is None:
@@ -174,8 +180,7 @@ def on_message_delta(reading: Reading, body: dict[str, Any], passed_through: boo
     demand(not reading.open, "message_delta while a block is open")
     demand(reading.stop_reason is None, "second message_delta")
     reason = body["delta"]["stop_reason"]
-    demand(reason in STOP_REASONS or passed_through, f"stop_reason {reason!r}")
-    demand(isinstance(reason, str), f"stop_reason {reason!r}")
+    demand(isinstance(reason, str) and (reason in STOP_REASONS or passed_through), f"stop_reason {reason!r}")
     usage = body["usage"]
     demand(is_count(usage.get("output_tokens")), f"odd usage {usage}")
     if not passed_through:

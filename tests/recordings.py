@@ -109,11 +109,17 @@ def target_of(provider: str, api: str = "openai-chat", **overrides: Any) -> Targ
     return with_profile(target, overrides) if overrides else target
 
 
-@cache
 def preset_api(provider: str) -> str | None:
     """The API of a provider that profiles.yaml knows; None for unknown servers."""
-    section = yaml.safe_load(PROFILES.read_text())["providers"].get(provider)
+    section = presets().get(provider)
     return str(section.get("api", "openai-chat")) if section else None
+
+
+@cache
+def presets() -> dict[str, Any]:
+    """The providers of profiles.yaml."""
+    providers: dict[str, Any] = yaml.safe_load(PROFILES.read_text())["providers"]
+    return providers
 
 
 def with_profile(target: Target, overrides: Mapping[str, Any]) -> Target:
@@ -166,7 +172,7 @@ def cut(body: bytes, seed: int) -> list[bytes]:
 def splits(body: bytes) -> dict[str, list[bytes]]:
     """The three ways of feeding: whole, byte by byte, and cut at random points (several times)."""
     ways = {"whole": [body], "bytes": [body[at : at + 1] for at in range(len(body))]}
-    ways.update({f"cut{seed}": cut(body, seed) for seed in range(6)})
+    ways.update({f"cut{seed}": cut(body, seed) for seed in range(4)})
     return ways
 
 

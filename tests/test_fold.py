@@ -129,22 +129,21 @@ def test_arguments_that_are_no_object_are_handed_on_as_text(arguments: str) -> N
 
 def test_what_nobody_here_knows_is_kept() -> None:
     """Pass-through: blocks, fields of the message and of the closing delta."""
+    start: dict[str, Any] = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],
+        "stop_reason": None, "stop_sequence": None, "container": {"id": "c"},
+        "usage": {"input_tokens": 3, "output_tokens": 1, "service_tier": "standard"},
+    }  # fmt: skip
+    server_tool = {"type": "server_tool_use", "id": "s", "name": "w", "input": {}}
     message = folded(
-        event(
-            "message_start",
-            message={
-                "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],
-                "stop_reason": None, "stop_sequence": None, "container": {"id": "c"},
-                "usage": {"input_tokens": 3, "output_tokens": 1, "service_tier": "standard"},
-            },
-        ),  # fmt: skip
+        event("message_start", message=start),
         event("content_block_start", index=0, content_block={"type": "web_search_tool_result", "content": [1]}),
         event("content_block_stop", index=0),
         event("content_block_start", index=1, content_block={"type": "text", "text": "", "citations": []}),
         event("content_block_delta", index=1, delta={"type": "citations_delta", "citation": {"url": "u"}}),
         event("content_block_delta", index=1, delta={"type": "text_delta", "text": "x"}),
         event("content_block_stop", index=1),
-        event("content_block_start", index=2, content_block={"type": "server_tool_use", "id": "s", "name": "w", "input": {}}),
+        event("content_block_start", index=2, content_block=server_tool),
         event("content_block_delta", index=2, delta={"type": "input_json_delta", "partial_json": '{"q":1}'}),
         event("content_block_stop", index=2),
         event("brand_new_event", hello=1),

@@ -28,7 +28,7 @@ from tests.recordings import (
 )
 
 
-def named(*outcomes: str) -> Any:
+def named(*outcomes: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("recording", recordings(*outcomes), ids=lambda recording: recording.name)
 
 

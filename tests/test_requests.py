@@ -1,10 +1,11 @@
 """Requests up: the tables of ``tests/cases/requests``. Adding a case needs no Python.
 
-A case: ``name``; ``request`` (the client's body; model, max_tokens and one user message are filled in); ``provider``
-(default: an unknown server), ``profile`` (overrides), ``api``; and what must come of it:
+A case: ``name``; ``request`` (the client's body; model, max_tokens and one user message are filled in);
+``provider`` (default: an unknown server), ``profile`` (overrides), ``api``; and what must come of it:
 
-* ``upstream``: path -> exact value, ``contains``: path -> text within it, ``absent``: paths, ``roles``: of the messages;
-* ``changes``: "ACTION PATH" for each change that must be on record (PATH may be a part of it); ``unchanged``: none at all;
+* ``upstream``: path -> exact value; ``contains``: path -> text within it; ``absent``: paths; ``roles``: of the
+  messages, in order;
+* ``changes``: "ACTION PATH" for each change that must be on record (a part of PATH suffices); ``unchanged``: none;
 * or ``error``: texts that the 400 must contain.
 
 Paths are like ``messages[1].content[0].text``; ``[-1]`` counts from the end, ``a.*.b`` gives the list of all ``b``.
@@ -25,6 +26,7 @@ import yaml
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
 from gateway.errors import InvalidRequest
+from gateway.translate.opaque import encode_signature
 from gateway.wire.json_text import loads_request
 from tests.fakes import strict_chat
 from tests.recordings import target_of, with_profile
@@ -149,6 +151,59 @@ def test_a_request_is_not_changed_by_its_translation() -> None:
         for api in ("openai-chat", "anthropic"):
             gateway.adapters.get(api).prepare(MessagesRequest(body, {}, "", "msg_1", 1), target_of("generic", api))
             assert json.dumps(body) == before
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "generic"])
+def test_our_own_signature_does_not_reach_an_anthropic_type_upstream(provider: str) -> None:
+    """It would be refused there: "Invalid signature in thinking block"."""
+    signature = encode_signature({"p": "some-chat-server", "m": "x", "f": "reasoning"})
+    thinking = {"type": "thinking", "thinking": "hm", "signature": signature}
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [thinking, {"type": "text", "text": "Hello"}]},
+        {"role": "user", "content": "Go"},
+    ]
+    case = {"api": "anthropic", "provider": provider, "request": {"messages": turns, "stream": True}}
+    upstream = prepared(case)
+    assert json.loads(upstream.body)["messages"] == [
+        turns[0],
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+        turns[2],
+    ]
+    assert [change.action for change in upstream.changes] == ["dropped"]
+
+
+def test_headers_and_query_of_the_anthropic_wire() -> None:
+    case = {
+        "api": "anthropic",
+        "query": "beta=true",
+        "headers": {
+            "anthropic-beta": "a-2026-01-01,b-2026-01-01",
+            "anthropic-brand-new": "x",
+            "x-api-key": "the client's own",
+            "authorization": "Bearer the client's own",
+            "cookie": "c=1",
+        },
+    }
+    upstream = prepared(case)
+    headers = {name.lower(): value for name, value in upstream.headers.items()}
+    assert upstream.url.endswith("/v1/messages?beta=true")
+    assert "/v1/v1" not in upstream.url
+    assert headers["anthropic-beta"] == "a-2026-01-01,b-2026-01-01"
+    assert headers["anthropic-brand-new"] == "x"
+    assert headers["anthropic-version"] == "2023-06-01"
+    assert headers["x-api-key"] == "test-key"
+    assert "cookie" not in headers
+    assert "the client's own" not in str(headers)
+
+
+def test_headers_of_the_chat_wire() -> None:
+    headers = {"x-api-key": "the client's own", "anthropic-beta": "b", "x-custom": "x", "cookie": "c=1"}
+    upstream = prepared({"headers": headers, "query": "beta=true"})
+    lower = {name.lower(): value for name, value in upstream.headers.items()}
+    assert upstream.url.endswith("/v1/chat/completions")
+    assert lower["authorization"] == "Bearer test-key"
+    assert not {"x-api-key", "anthropic-beta", "anthropic-version", "x-custom", "cookie"} & set(lower)
 
 
 def test_a_lone_surrogate_is_replaced() -> None:

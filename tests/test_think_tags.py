@@ -78,7 +78,8 @@ def test_no_character_waits_without_need() -> None:
     out = b""
     seen = []
     for piece in ("<think>", "one ", "two <", "b", "</think>", "Hi"):
-        out += translator.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": piece}}]}) + b"\n\n")
+        chunk = {"choices": [{"index": 0, "delta": {"content": piece}}]}
+        out += translator.feed(b"data: " + orjson.dumps(chunk) + b"\n\n")
         seen.append("".join(body["delta"].get("thinking", "") for name, body in read_events(out) if "delta" in body))
     assert seen[1:4] == ["one ", "one two ", "one two <b"]
 

@@ -27,9 +27,9 @@ def answer_to(
     *chunks: Chunk | str, finish: str = "tool_calls", tools: Any = TOOLS, messages: Any = None, **profile: Any
 ) -> Answer:
     """Each chunk is a ``tool_calls`` array, or a string of text."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for chunk in chunks:
-        delta = {"content": chunk} if isinstance(chunk, str) else {"tool_calls": chunk}
+        delta: dict[str, Any] = {"content": chunk} if isinstance(chunk, str) else {"tool_calls": chunk}
         lines.append({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
     lines.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
     body = b"".join(b"data: " + orjson.dumps(line) + b"\n\n" for line in lines) + b"data: [DONE]\n\n"
@@ -120,12 +120,17 @@ CASES: dict[str, tuple[list[Chunk], list[tuple[str, str]]]] = {
         [("search", B)],
     ),
     "empty ids and names say nothing": (
-        [[call("", name="search", id="a", index=0)], [call(B[:2], name="", id="", index=0)], [call(B[2:], id="", index=0)]],
+        [
+            [call("", name="search", id="a", index=0)], [call(B[:2], name="", id="", index=0)],
+            [call(B[2:], id="", index=0)],
+        ],
         [("search", B)],
     ),
     "null ids, names and arguments": (
-        [[call("", name="search", id="a", index=0)], [{"index": 0, "id": None, "function": {"name": None, "arguments": None}}],
-         [call(B, index=0)]],
+        [
+            [call("", name="search", id="a", index=0)],
+            [{"index": 0, "id": None, "function": {"name": None, "arguments": None}}], [call(B, index=0)],
+        ],
         [("search", B)],
     ),
     "the name in each fragment": (
@@ -154,11 +159,17 @@ CASES: dict[str, tuple[list[Chunk], list[tuple[str, str]]]] = {
         [("search", f'{{"n":{number}}}') for number in range(4)],
     ),
     "cut inside an escape": (
-        [[call('{"q":"\\', name="search", id="a", index=0)], [call('u00', index=0)], [call('e9\\\\', index=0)], [call('"}', index=0)]],
+        [
+            [call('{"q":"\\', name="search", id="a", index=0)], [call("u00", index=0)],
+            [call("e9\\\\", index=0)], [call('"}', index=0)],
+        ],
         [("search", '{"q":"\\u00e9\\\\"}')],
     ),
     "braces in strings do not end a call": (
-        [[call('{"q":"}"', name="search", id="a", index=0), call(A, name="get_weather", id="b", index=1)], [call("}", index=0)]],
+        [
+            [call('{"q":"}"', name="search", id="a", index=0), call(A, name="get_weather", id="b", index=1)],
+            [call("}", index=0)],
+        ],
         [("search", '{"q":"}"}'), ("get_weather", A)],
     ),
     "malformed arguments are handed on": (
@@ -194,10 +205,8 @@ def test_the_old_function_call_field() -> None:
 
 
 def test_ids_are_the_upstreams() -> None:
-    assert ids_of([call(A, name="get_weather", id="call_1", index=0), call(B, name="search", id="toolu_2", index=1)]) == [
-        "call_1",
-        "toolu_2",
-    ]
+    calls = [call(A, name="get_weather", id="call_1", index=0), call(B, name="search", id="toolu_2", index=1)]
+    assert ids_of(calls) == ["call_1", "toolu_2"]
 
 
 def test_missing_ids_are_made_and_the_same_every_time() -> None:
@@ -236,9 +245,8 @@ def test_a_shortened_name_comes_back_in_full() -> None:
     """R40: what goes up under another name comes down under its own."""
     name = "mcp__server.with.dots__" + "x" * 60
     tools = [{"name": name, "input_schema": {"type": "object"}}, {"name": "Bash", "input_schema": {"type": "object"}}]
-    request = MessagesRequest(
-        {"model": "m", "max_tokens": 9, "tools": tools, "messages": [{"role": "user", "content": "Hi"}]}, {}, "", "msg_2", 3
-    )
+    asked = {"model": "m", "max_tokens": 9, "tools": tools, "messages": [{"role": "user", "content": "Hi"}]}
+    request = MessagesRequest(asked, {}, "", "msg_2", 3)
     body = json.loads(gateway.adapters.get("openai-chat").prepare(request, target_of("generic")).body)
     upstream = body["tools"][0]["function"]["name"]
     assert upstream != name
@@ -253,8 +261,9 @@ def test_a_name_that_was_never_offered_is_handed_on() -> None:
 
 @pytest.mark.parametrize(
     ("finish", "reason"),
-    [("tool_calls", "tool_use"), ("stop", "tool_use"), ("function_call", "tool_use"), ("length", "max_tokens"),
-     ("TOOL_CALLS", "tool_use"), ("end_turn", "tool_use"), ("content_filter", "refusal"), ("something_new", "tool_use")],
+    [("tool_calls", "tool_use"), ("stop", "tool_use"), ("function_call", "tool_use"),
+     ("length", "max_tokens"), ("TOOL_CALLS", "tool_use"), ("end_turn", "tool_use"),
+     ("content_filter", "refusal"), ("something_new", "tool_use")],
 )  # fmt: skip
 def test_the_stop_reason_knows_of_the_calls(finish: str, reason: str) -> None:
     assert reading_of([call(B, name="search", id="a", index=0)], finish=finish).stop_reason == reason
@@ -265,7 +274,8 @@ def test_tool_calls_without_any_call_end_the_turn() -> None:
 
 
 def test_text_between_the_fragments_is_kept() -> None:
-    reading = reading_of("Look: ", [call(B[:3], name="search", id="a", index=0)], "note", [call(B[3:], index=0)], " end")
+    start, rest = call(B[:3], name="search", id="a", index=0), call(B[3:], index=0)
+    reading = reading_of("Look: ", [start], "note", [rest], " end")
     assert [block.get("text") or block["partial_json"] for block in reading.content] == ["Look: ", B, "note end"]
 
 

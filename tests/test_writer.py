@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -67,13 +68,14 @@ def test_nothing_is_written_before_there_is_something_to_say() -> None:
 
 def test_each_delta_leaves_at_once() -> None:
     writer = new()
-    for push in (
+    pushes: list[Callable[[], None]] = [
         lambda: writer.text("a"),
         lambda: writer.text("b"),
         lambda: writer.thinking("c"),
         lambda: writer.tool_call("k", "i", "n", "{"),
         lambda: writer.tool_call("k", "i", "n", '"a"'),
-    ):
+    ]
+    for push in pushes:
         push()
         assert read_events(writer.take())[-1][0] == "content_block_delta"
     assert writer.take() == b""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from gateway.adapters.base import Adapter
 
@@ -29,12 +28,9 @@ def get(api: str) -> Adapter:
         module, _, name = path.partition(":")
         adapter: Adapter = getattr(import_module(module), name)()
         return adapter
+    from importlib.metadata import entry_points
+
     for entry_point in entry_points(group=GROUP, name=api):
         registered: Adapter = entry_point.load()()
         return registered
-    raise LookupError(f"no adapter for the api {api!r}; known: {', '.join(names())}")
-
-
-def names() -> list[str]:
-    """The names of all APIs, built in and registered."""
-    return [*_BUILT_IN, *(entry_point.name for entry_point in entry_points(group=GROUP))]
+    raise LookupError(f"no adapter for the api {api!r}: is the package that registers it installed?")

@@ -11,7 +11,8 @@ from gateway.adapters.headers import error_context, upstream_headers
 from gateway.errors import GatewayError
 from gateway.routing import Target
 from gateway.translate.changes import Changes
-from gateway.translate.passthrough import PassthroughTranslator, to_anthropic
+from gateway.translate.passthrough_request import to_anthropic
+from gateway.translate.passthrough_stream import PassthroughTranslator
 from gateway.translate.upstream_errors import http_error
 
 PATH = "/v1/messages"

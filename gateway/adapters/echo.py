@@ -23,7 +23,7 @@ from gateway.adapters.headers import error_context
 from gateway.errors import GatewayError, UpstreamFailed
 from gateway.routing import Target
 from gateway.translate.changes import Changes
-from gateway.translate.passthrough import PassthroughTranslator
+from gateway.translate.passthrough_stream import PassthroughTranslator
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.usage import Usage
 from gateway.translate.writer import MessageStreamWriter

@@ -28,16 +28,12 @@ def serve(
     path: Path, host: str | None, port: int | None, always_demo: bool, demo_without_keys: bool, log_level: str
 ) -> None:
     """Start the gateway. Ctrl-C stops it; running answers may finish."""
-    from gateway.server.start import StartError, start
-
     reloader = None if always_demo else Reloader(path, lambda: os.environ, known_apis())
     config = demo() if reloader is None else _load(reloader)
     if reloader is not None and demo_without_keys and not _usable(config):
         click.echo("No provider has a key: demo mode. Every name answers from the prompt itself, no model runs.")
         click.echo(f"Set a key, for example: export {_first_missing(config)}=…   then start again.\n")
         reloader, config = None, demo()
-    for warning in config.warnings:
-        click.echo(f"warning: {warning}", err=True)
     host = host or config.server.host
     port = config.server.port if port is None else port
     if config.server.token is None and not is_loopback(host):
@@ -47,6 +43,8 @@ def serve(
             err=True,
         )
         sys.exit(EXIT_BAD_CONFIG)
+    for warning in config.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
     def announce(actual_port: int, unreachable: set[str] | None) -> None:
         url = server_url(host, actual_port)
@@ -54,6 +52,9 @@ def serve(
             click.echo(f"gateway {__version__} listens on {url}{'  (demo)' if reloader is None else ''}")
         else:
             click.echo(_welcome(config, url, unreachable))
+
+    # Imported last: what the configuration left behind in memory is used again.
+    from gateway.server.start import StartError, start
 
     try:
         start(config, host, port, announce=announce, reloader=reloader, log_level=log_level)

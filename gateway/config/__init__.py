@@ -2,7 +2,7 @@
 
 Rules:
 * A configuration is read whole or refused whole; nothing here keeps a state.
-* Reading is bounded: hostile files are refused in under half a second.
+* Reading is bounded, whatever the file holds (document.py has the limits).
 * No message and no ``repr`` holds a secret.
 * The only package that imports yaml. It knows no adapter and no server.
 """
@@ -95,7 +95,7 @@ def _config(
     mistakes.raise_if_any()
     if others_read and reader.inline:
         warnings.append(
-            f"others can read this file and it holds {', '.join(reader.inline)}: chmod 600, or use ${{VAR}}"
+            f"other users can read this file, and it holds {', '.join(reader.inline)}: chmod 600, or use ${{VAR}}"
         )
     if not server.token and not is_loopback(server.host):
         warnings.append("server.host is open to the network and server.token is empty: the gateway will not start")

@@ -2,10 +2,11 @@
 
 Rules:
 * Only the event stream of the parser is used; no constructor ever runs, so no tag can do anything.
-  libyaml's event parser is quick and does not recurse; without it, the pure parser reads files up to
-  64 KiB, which keeps every file, hostile ones too, under half a second.
+  libyaml's event parser is quick and does not recurse, so that any file, a hostile one too, is read or
+  refused within about half a second. Where PyYAML has no libyaml, its pure parser reads files up to 64 KiB,
+  and the worst of them takes about a second.
 * Refused: files over 1 MiB, other encodings than UTF-8, several documents, directives, tags, merge keys,
-  duplicate keys, keys that are not plain text, more than 64 levels, and more than 20,000 nodes, counting
+  duplicate keys, keys that are not plain text, more than 64 levels, and more than 10,000 nodes, counting
   what aliases repeat.
 * Plain scalars are read by the core schema of YAML 1.2: ``no``, ``on``, ``12:30`` and ``010`` are never
   turned into something else.
@@ -19,15 +20,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from gateway.config.mistakes import Mark, Mistakes, quoted
 
 MAX_BYTES = 1 << 20
 MAX_BYTES_PURE = 1 << 16
 MAX_DEPTH = 64
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 
-_NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_ALLOWED = Reader.NON_PRINTABLE  # takes long to compile, so not twice
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
@@ -102,10 +104,8 @@ def read(data: bytes, mistakes: Mistakes) -> Node:
         return _Composer(_events(text), mistakes).document()
     except yaml.MarkedYAMLError as error:
         # Only the parser's fixed phrase is shown: the snippet around it may hold a key.
-        raise mistakes.error(_mark(error.problem_mark), f"not valid YAML: {_phrase(error)}", _SYNTAX_HINT) from None
-
-
-_SYNTAX_HINT = "look at this line and the one before: indentation, quotes, brackets"
+        mark = _mark(error.problem_mark)
+        raise mistakes.error(mark, f"not valid YAML: {_phrase(error)}", _syntax_hint(text, mark)) from None
 
 
 def _has_libyaml() -> bool:
@@ -115,6 +115,13 @@ def _has_libyaml() -> bool:
 def _events(text: str) -> Iterator[Any]:
     loader: Any = yaml.CSafeLoader if _has_libyaml() else yaml.SafeLoader
     return iter(yaml.parse(text, Loader=loader))
+
+
+def _syntax_hint(text: str, mark: Mark) -> str:
+    lines = text.splitlines()[max(mark.line - 2, 0) : mark.line]
+    if any("${" in line for line in lines):
+        return 'inside { } or [ ], a reference needs quotes: "${VAR}"'
+    return "look at this line and the one before: indentation, quotes, brackets"
 
 
 def _phrase(error: yaml.MarkedYAMLError) -> str:

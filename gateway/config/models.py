@@ -12,8 +12,8 @@ Rule: linking is bounded. Each name is linked once; a route has at most 32 targe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import chain as chain_of
 from typing import Any
 
 from gateway.config.document import ListNode, MapNode, Node, ScalarNode
@@ -21,6 +21,7 @@ from gateway.config.fields import INVALID, FieldReader, shown
 from gateway.config.mistakes import Mark, listed, quoted
 from gateway.config.presets import Presets
 from gateway.config.providers import ProviderSection
+from gateway.profile import merge
 from gateway.routing import ASKED_NAME, MAX_NAME, Route, RoutingTable, Target, is_pattern
 
 KEYS = ("use", "options", "headers", "max_tokens", "drop", "profile")
@@ -53,19 +54,17 @@ class _Draft:
         if self.model is not None:
             return self._named(self.model)
         target = self._named(ASKED_NAME)
-        return Target(target.provider, ASKED_NAME, target.profile, self._named)
+        return replace(target, for_name=self._named)
 
     def _named(self, model: str) -> Target:
-        return self.section.target(model, *map(partial(_with_drops, self.section, model), self.layers))
-
-
-def _with_drops(section: ProviderSection, model: str, layer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``drop`` adds to ``drop_fields``; every other field replaces."""
-    if "drop" not in layer:
-        return layer
-    before = layer.get("drop_fields", section.target(model).profile.drop_fields)
-    rest = {key: value for key, value in layer.items() if key != "drop"}
-    return {**rest, "drop_fields": tuple(dict.fromkeys((*before, *layer["drop"])))}
+        target = self.section.target(model)
+        profile = target.profile
+        for layer in self.layers:
+            profile = merge(profile, {name: value for name, value in layer.items() if name != "drop"})
+            # ``drop`` adds to ``drop_fields``; every other field replaces.
+            drops = dict.fromkeys((*profile.drop_fields, *layer.get("drop", ())))
+            profile = replace(profile, drop_fields=tuple(drops))
+        return replace(target, profile=profile)
 
 
 def read_models(
@@ -174,15 +173,17 @@ class _Linker:
         known = self._linked.get(name)
         if known is not None:
             return known
-        found: list[_Draft] = []
+        found: dict[tuple[object, ...], _Draft] = {}
         for reference in self.entries[name]:
             for draft in self._follow(reference, (*chain, name)):
-                draft = _Draft(draft.section, draft.model, (*draft.layers, *reference.layers))
-                if draft not in found and len(found) <= MAX_TARGETS:
-                    found.append(draft)
-        if len(found) > MAX_TARGETS:
-            self.mistakes.add(self.entries[name][0].mark, f"models.{shown(name)}: more than {MAX_TARGETS} targets")
-        self._linked[name] = tuple(found)
+                if reference.layers:
+                    draft = replace(draft, layers=(*draft.layers, *reference.layers))
+                found.setdefault((draft.section, draft.model, *map(id, draft.layers)), draft)
+            if len(found) > MAX_TARGETS:
+                self.mistakes.add(reference.mark, f"models.{shown(name)}: more than {MAX_TARGETS} targets")
+                found.clear()
+                break
+        self._linked[name] = tuple(found.values())
         return self._linked[name]
 
     def _follow(self, reference: _Reference, chain: tuple[str, ...]) -> tuple[_Draft, ...]:
@@ -213,7 +214,7 @@ class _Linker:
     def _unknown(self, reference: _Reference, name: str, provider: str | None, model: str) -> None:
         where = f"models.{shown(name)}"
         if provider is None or not model:
-            names = [*(entry for entry in self.entries if not is_pattern(entry)), *self.sections]
+            names = chain_of(self.sections, (entry for entry in self.entries if not is_pattern(entry)))
             hint = self.mistakes.did_you_mean(reference.text, names) or "write provider/model"
             message = f"{where}: {quoted(reference.written)} is neither a name under 'models' nor a provider"
         else:

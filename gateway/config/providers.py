@@ -24,14 +24,14 @@ from gateway.profile import Profile, merge
 from gateway.routing import Provider, Target
 
 KEYS = ("preset", "api", "base_url", "api_key", "headers", "profile", "models")
-MAX_MODEL_PATTERNS = 64
+MAX_MODEL_PATTERNS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EMBEDDED = frozenset(("echo",))
 """APIs that need no address."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ProviderSection:
     """One provider, ready to make targets."""
 
@@ -45,11 +45,11 @@ class ProviderSection:
     patterns: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """Model pattern (lower case) -> layer, of the user."""
 
-    def target(self, model: str, *layers: Mapping[str, Any]) -> Target:
-        """The target for one upstream model; ``layers`` are those of the entry in ``models``."""
+    def target(self, model: str) -> Target:
+        """The target for one upstream model, without what an entry in ``models`` overrides."""
         known = (layer for pattern, layer in self.built_in if fnmatchcase(model.lower(), pattern))
         wanted = (layer for pattern, layer in self.patterns if fnmatchcase(model.lower(), pattern))
-        return Target(self.provider, model, merge(self.base, *known, self.own, *wanted, *layers))
+        return Target(self.provider, model, merge(self.base, *known, self.own, *wanted))
 
 
 def read_providers(

@@ -4,4 +4,7 @@
     handlers.py   one function per endpoint           pipeline.py  THE streaming pipeline
     upstream.py   requests to upstreams               client_stream.py  the client's end of a stream
     http_edge.py  bytes that are no HTTP              state.py     what all requests share
+    tls.py        the certificate store               probe.py     can the upstreams be reached?
 """
+
+from gateway.server import tls as tls

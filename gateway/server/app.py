@@ -35,13 +35,13 @@ def build_app(state: GatewayState) -> web.Application:
     app[STATE] = state
     app.on_response_prepare.append(name_server)
     add = app.router.add_route
-    add("POST", "/v1/messages", handlers.messages)
-    add("POST", "/v1/messages/count_tokens", handlers.count_tokens)
+    add("POST", "/v1/messages", handlers.messages, expect_handler=expect)
+    add("POST", "/v1/messages/count_tokens", handlers.count_tokens, expect_handler=expect)
     add("GET", "/v1/models", handlers.list_models)
     add("GET", "/v1/models/{id:.+}", handlers.get_model)
     for path in ("/", "/api/hello"):
         app.router.add_get(path, handlers.hello, allow_head=True)
-    add("POST", "/api/event_logging/batch", handlers.event_logging)
+    add("POST", "/api/event_logging/batch", handlers.event_logging, expect_handler=expect)
     app.router.add_get("/healthz", handlers.healthz, allow_head=True)
     app.router.add_get("/readyz", handlers.readyz, allow_head=True)
     return app
@@ -74,6 +74,16 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     if not response.prepared:
         response.headers["request-id"] = request_id
     return response
+
+
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """Answers ``Expect``: the body may come, or an error; aiohttp asks before any middleware."""
+    if request.headers["expect"].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+        return None
+    error = InvalidRequest("expect: only 100-continue is understood", status=417)
+    return error_response(error, new_id("req"))
 
 
 async def name_server(request: web.Request, response: web.StreamResponse) -> None:

@@ -17,7 +17,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from time import monotonic
 
-import orjson
 from aiohttp import web
 
 from gateway import adapters
@@ -31,6 +30,7 @@ from gateway.translate.changes import Changes
 from gateway.translate.fold import MessageFold
 from gateway.translate.token_estimate import PromptSize, measure
 from gateway.translate.writer import error_event
+from gateway.wire.json_text import dumps
 
 log = logging.getLogger("gateway")
 access_log = logging.getLogger("gateway.access")
@@ -134,7 +134,7 @@ async def _fold(exchange: Exchange) -> web.StreamResponse:
         while data := await _translated(exchange, answer):
             fold.feed(data)
     return web.Response(
-        body=orjson.dumps(fold.message()), content_type="application/json", headers=exchange.headers
+        body=dumps(fold.message()), content_type="application/json", headers=exchange.headers
     )
 
 

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from gateway.server.app import build_app
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.probe import unreachable
 from gateway.server.state import GatewayState
+from gateway.server.tls import tls_context
 from gateway.server.upstream import new_session
 
 log = logging.getLogger("gateway")
@@ -55,8 +57,7 @@ async def serve(
         assert server is not None
         listener = await loop.create_server(
             lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
-            host,
-            port,
+            sock=_listening_socket(host, port),
             backlog=BACKLOG,
         )
         stopped = _stop_on_signal(loop)
@@ -76,6 +77,19 @@ async def serve(
         await runner.cleanup()
 
 
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """Bound, not yet listening. Raises OSError when the address is taken or not ours."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
 def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """Done at the first SIGINT or SIGTERM; the second one ends the process."""
     stopped: asyncio.Future[None] = loop.create_future()
@@ -92,6 +106,8 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
 
 
 async def _probe(config: Config, port: int, announce: Callable[[int, set[str] | None], None]) -> None:
+    if any(provider.base_url.startswith("https:") for provider in config.providers.values()):
+        await asyncio.to_thread(tls_context)
     announce(port, await unreachable(config.providers.values()))
 
 

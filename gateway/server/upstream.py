@@ -11,6 +11,7 @@ Rules (reliability.md, "aiohttp as found"):
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,7 +21,10 @@ import aiohttp
 from gateway.adapters.base import UpstreamRequest
 from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamTimeout
 from gateway.routing import Target
+from gateway.server.tls import tls_context
 
+LARGE_BODY_BYTES = 1 << 20
+"""From here on a body is written in pieces; aiohttp warns about one large write."""
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_BODY_SECONDS = 10.0
 
@@ -109,7 +113,12 @@ async def _send(
     try:
         async with asyncio.timeout(target.profile.first_byte_timeout):
             return await session.post(
-                request.url, data=request.body, headers=request.headers, allow_redirects=False, timeout=timeout
+                request.url,
+                data=io.BytesIO(request.body) if len(request.body) > LARGE_BODY_BYTES else request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=timeout,
+                ssl=tls_context() if request.url.startswith("https:") else True,
             )
     except aiohttp.ConnectionTimeoutError as error:
         raise UpstreamFailed(f"{provider} did not accept a connection in time") from error

@@ -2,7 +2,7 @@
 
     chat_request.py    Anthropic request  -> Chat Completions body     chat_messages.py, chat_tools.py
     chat_stream.py     Chat Completions stream -> Anthropic events     tool_calls.py, think_tags.py
-    passthrough.py     Anthropic request and stream, nearly untouched
+    passthrough_*.py   Anthropic request and stream, nearly untouched
     writer.py          the only owner of the Anthropic event grammar
     fold.py            event stream -> the Message of a client that does not stream
     upstream_errors.py an upstream's refusal -> the one tree of errors

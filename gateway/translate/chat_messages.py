@@ -23,7 +23,7 @@ from gateway.translate.assistant_turn import AssistantTurn
 from gateway.translate.changes import Changes
 from gateway.translate.chat_parts import PartReader, blocks_of, content_of, parts_of
 from gateway.translate.chat_tools import OfferedTools
-from gateway.translate.passthrough import BILLING_MARK
+from gateway.translate.passthrough_request import BILLING_MARK
 
 JSON = dict[str, Any]
 Calls = list[tuple[str, str]]

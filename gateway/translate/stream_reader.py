@@ -5,7 +5,7 @@ Rules:
   stream) and from HTML.
 * When an error is due after events of the same read, those go first and the error comes with the next
   call; so the split of the bytes does not matter.
-* Half an event at the end is a cut, not a syntax error.
+* Half an event at the end is a cut, not a syntax error; what stands in it goes down with the answer.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class StreamReader:
                 self._read_rest()
             self._finish()
         except GatewayError as error:
-            return self._fail(error)
+            self.complete = True
+            self._failure = error
+            raise
         return self._take()
 
     def _fail(self, error: GatewayError) -> bytes:

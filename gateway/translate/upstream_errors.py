@@ -49,7 +49,9 @@ _OVERFLOW = tuple(
         r"contains (?P<n>[\d,]+) tokens.*?too large for model with (?P<m>[\d,]+)",
         r"input \((?P<n>[\d,]+) tokens\) is longer than.*?\((?P<m>[\d,]+) tokens\)",
         r"request \((?P<n>[\d,]+) tokens\) exceeds the available context size \((?P<m>[\d,]+)",
-        r"exceeds the available context size \(?(?P<m>[\d,]+)?",
+        r"exceeds the available context size(?: \((?P<m>[\d,]+))?",
+        r"input length (?P<n>[\d,]+) exceeds the maximum allowed input length of (?P<m>[\d,]+)",
+        r"prompt has (?P<n>[\d,]+) tokens, but the configured context size is (?P<m>[\d,]+)",
         r"first (?P<n>[\d,]+) tokens when context.*?context length of only (?P<m>[\d,]+)",
         r"length should be \[1, ?(?P<m>[\d,]+)\]",
         r"(?:context|input) length and `?max_tokens`? exceed",
@@ -64,8 +66,12 @@ _OVERFLOW = tuple(
         r"max(?:imum)? (?:input|prompt) tokens",
     )
 )
+_OVERFLOW_CODES = frozenset(("context_length_exceeded", "exceed_context_size_error"))
+"""Codes that leave no doubt, whatever else the text says."""
 _THROTTLE = re.compile(
-    r"rate.?limit|throttl|too many requests|per (?:minute|second|hour|day)|\b[TR]P[MD]\b|quota|try again", re.IGNORECASE
+    r"rate.?limit|throttl|too many requests|per (?:minute|second|hour|day)|\b[TR]P[MD]\b|quota|"
+    r"try again (?:in|later|after)",
+    re.IGNORECASE,
 )
 _ROOM = re.compile(
     r"maximum context length is ([\d,]+).*?\(([\d,]+) [^,;)]*?(?:messages|prompt|input)[^,;)]*[,;] ?"
@@ -279,7 +285,7 @@ def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
         return True
     if not any(pattern.search(text) for pattern in _OVERFLOW):
         return False
-    return not _THROTTLE.search(text)
+    return cause.code in _OVERFLOW_CODES or cause.kind in _OVERFLOW_CODES or not _THROTTLE.search(text)
 
 
 def _overflow(cause: _Cause, context: ErrorContext) -> GatewayError:

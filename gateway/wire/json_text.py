@@ -40,6 +40,24 @@ def loads_upstream(data: bytes | str) -> Any:
             raise ValueError("nested too deeply") from None
 
 
+def dumps(value: Any) -> bytes:
+    """``value`` as JSON in valid UTF-8, also when an upstream put lone surrogates into it."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_whole_characters(value))
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if isinstance(value, dict):
+        return {without_surrogates(key): _whole_characters(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    return value
+
+
 def without_surrogates(text: str) -> str:
     """``text`` with surrogate pairs joined and lone halves replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

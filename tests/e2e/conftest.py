@@ -14,9 +14,10 @@ from tests.fakes.openai_upstream import ScriptedUpstream
 FOLDER = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(FOLDER):
+        if item.path.is_relative_to(FOLDER) and "gateway" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.e2e)
 
 

@@ -1,4 +1,4 @@
-"""A tiny MCP server on stdio with one tool, ``weigh``: standard library only, one JSON-RPC message a line."""
+"""A tiny MCP server on stdio with two tools, ``weigh`` and ``photo``: one JSON-RPC message a line, no dependency."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import sys
 from typing import Any
 
-TOOL = {
-    "name": "weigh",
-    "description": "Weighs a thing, in grams.",
-    "inputSchema": {
-        "type": "object",
-        "properties": {"thing": {"type": "string", "description": "What to weigh"}},
-        "required": ["thing"],
+TOOLS = [
+    {
+        "name": "weigh",
+        "description": "Weighs a thing, in grams.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"thing": {"type": "string", "description": "What to weigh"}},
+            "required": ["thing"],
+        },
     },
-}
+    {"name": "photo", "description": "A photo of the scales.", "inputSchema": {"type": "object"}},
+]
+RED_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
 def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +30,10 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
             "serverInfo": {"name": "scales", "version": "1"},
         }
     if method == "tools/list":
-        return {"tools": [TOOL]}
+        return {"tools": TOOLS}
+    if method == "tools/call" and params["name"] == "photo":
+        picture = {"type": "image", "data": RED_DOT, "mimeType": "image/png"}
+        return {"content": [{"type": "text", "text": "The photo."}, picture], "isError": False}
     if method == "tools/call":
         thing = params["arguments"]["thing"]
         return {"content": [{"type": "text", "text": f"{thing}: {len(thing)} g"}], "isError": False}

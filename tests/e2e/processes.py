@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.request import Request, urlopen
 
 from aiohttp import ClientSession, web
 
@@ -25,7 +27,16 @@ providers:
     base_url: {url}/v1
     api_key: "${{LAB_KEY}}"
     profile: {{mid_system: system, pdf: file}}
+  bare:
+    api: openai-chat
+    base_url: {url}/v1
+    api_key: "${{LAB_KEY}}"
+  dead: {{api: openai-chat, base_url: "http://127.0.0.1:1/v1"}}
+  keyless: {{api: openai-chat, base_url: {url}/v1, api_key: "${{LAB_NO_SUCH_KEY}}"}}
 models:
+  bare: bare/bare
+  dead: dead/dead
+  keyless: keyless/keyless
   sonnet: lab/lab-sonnet
   opus: lab/lab-opus
   haiku: lab/lab-haiku
@@ -60,7 +71,7 @@ class UpstreamThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(self.upstream.app(), shutdown_timeout=0)
+        runner = web.AppRunner(self.upstream.app(), shutdown_timeout=0, handler_cancellation=True)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", 0)
         self._loop.run_until_complete(site.start())
@@ -79,12 +90,12 @@ class GatewayProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "gateway.log"
-        self._config = folder / "providers.yaml"
-        self._config.write_text(PROVIDERS.format(url=upstream_url))
+        self.config_file = folder / "providers.yaml"
+        self.config_file.write_text(PROVIDERS.format(url=upstream_url))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [*_command(), "serve", "--config", str(self._config), "--port", str(self.port)]
+        command = [*_command(), "serve", "--config", str(self.config_file), "--port", str(self.port)]
         environment = {**os.environ, "LAB_KEY": KEY, "PYTHONUNBUFFERED": "1"}
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -116,6 +127,17 @@ class GatewayProcess:
                 except OSError:
                     await asyncio.sleep(0.05)
         raise RuntimeError(f"the gateway does not answer:\n{self.log()}")
+
+    def wait_until_served_by(self, model: str, target: str) -> None:
+        """Returns once ``model`` goes to ``target``. Raises RuntimeError with the log."""
+        request = Request(f"{self.url}/v1/models/{model}", headers={"anthropic-version": "2023-06-01"})
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            with urlopen(request, timeout=START_SECONDS) as answer:
+                if target in json.load(answer)["display_name"]:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"{model} does not go to {target}:\n{self.log()}")
 
     def log(self, start: int = 0) -> str:
         """The log from a byte offset on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from tests.e2e.claude_code import ClaudeCode
@@ -27,6 +28,15 @@ def settled(claude: ClaudeCode) -> dict[str, str]:
     return environment
 
 
+def opened(claude: ClaudeCode) -> Terminal:
+    """A terminal in which the client waits for the first prompt."""
+    environment = settled(claude)
+    command = [str(claude.binary), "--model", "sonnet", "--permission-mode", "default", "--allowedTools", "Bash"]
+    terminal = Terminal(command, folder=claude.work, environment=environment)
+    terminal.wait_for("\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}")
+    return terminal
+
+
 def test_interactive_session(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     path = claude.work / "out.txt"
     upstream.scenarios["write"] = [
@@ -35,10 +45,7 @@ def test_interactive_session(claude: ClaudeCode, upstream: ScriptedUpstream) -> 
         say("The file is written."),
     ]
     upstream.scenarios["again"] = [say("That was all.")]
-    environment = settled(claude)
-    command = [str(claude.binary), "--model", "sonnet", "--permission-mode", "default", "--allowedTools", "Bash"]
-    with Terminal(command, folder=claude.work, environment=environment) as terminal:
-        terminal.wait_for("\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}")
+    with opened(claude) as terminal:
         typed(terminal, "write it [[s:write]]")
         terminal.confirm("Do you want to create out.txt?")
         terminal.wait_for("The file is written.")
@@ -49,3 +56,18 @@ def test_interactive_session(claude: ClaudeCode, upstream: ScriptedUpstream) -> 
     assert path.read_bytes() == POEM.encode()
     assert [seen.status for seen in turns(upstream, "write")] == [200, 200, 200]
     assert [seen.status for seen in turns(upstream, "again")] == [200]
+
+
+def test_an_answer_that_is_interrupted(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+    """Text shows while the upstream is still holding its answer; Escape reaches the upstream."""
+    upstream.scenarios["long"] = [say("First paragraph.\n\nSecond para", fragment=11, hold=asyncio.Event())]
+    upstream.scenarios["again"] = [say("Still here.")]
+    with opened(claude) as terminal:
+        typed(terminal, "tell [[s:long]]")
+        terminal.wait_for("First paragraph.")
+        terminal.send("\x1b")
+        terminal.wait_for("Interrupted")
+        assert turns(upstream, "long")[0].left.wait(10)
+        typed(terminal, "again [[s:again]]")
+        terminal.wait_for("Still here.")
+    assert len(turns(upstream, "long")) == 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.claude_code import ClaudeCode, Session
+from tests.e2e.processes import GatewayProcess, UpstreamThread
 from tests.fakes.openai_upstream import ScriptedUpstream, Seen
 from tests.fakes.script import Call, Reply, Text, Think, call, say
 
@@ -23,14 +26,21 @@ def turns(upstream: ScriptedUpstream, name: str) -> list[Seen]:
     return [seen for seen in upstream.seen if seen.kind == "scenario" and seen.scenario == name]
 
 
-def check_usage(session: Session, seen: list[Seen]) -> None:
-    """The client's sums are what the upstream reported, cached tokens apart."""
+def check_turns(session: Session, seen: list[Seen]) -> None:
+    """The history only grew, and the client's token counts are what the upstream reported, cached ones apart."""
+    check_history(seen)
     reported = [item.usage for item in seen if item.usage is not None]
     usage = session.result["usage"]
     assert len(reported) == len(seen)
     assert usage["input_tokens"] == sum(item.prompt - item.cached for item in reported) > 0
     assert usage["cache_read_input_tokens"] == sum(item.cached for item in reported)
     assert usage["output_tokens"] == sum(item.completion for item in reported) > 0
+
+
+def check_history(seen: list[Seen]) -> None:
+    """Each request repeats the messages of the one before it unchanged, so that the prefix cache holds."""
+    for before, after in pairwise(item.body["messages"] for item in seen):
+        assert after[: len(before)] == before
 
 
 def check_answer(session: Session, text: str) -> None:
@@ -53,18 +63,19 @@ def test_plain_text(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     upstream.scenarios["plain"] = [say("Plain — ünïcode 🎉 answer.")]
     session = claude.run("say hi [[s:plain]]")
     check_answer(session, "Plain — ünïcode 🎉 answer.")
-    check_usage(session, turns(upstream, "plain"))
+    check_turns(session, turns(upstream, "plain"))
     (seen,) = turns(upstream, "plain")
     assert seen.body["model"] == "lab-sonnet"
     assert seen.body["stream"] is True
     assert "x-anthropic-billing-header" not in json.dumps(seen.body)
 
 
-def test_families_go_to_their_models(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+def test_names_go_to_their_models(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     upstream.scenarios["plain"] = [say("Hello.")]
-    for family in ("haiku", "opus"):
-        check_answer(claude.run("say hi [[s:plain]]", model=family), "Hello.")
-    assert [seen.body["model"] for seen in turns(upstream, "plain")] == ["lab-haiku", "lab-opus"]
+    routes = {"haiku": "lab-haiku", "opus": "lab-opus", "sonnet[1m]": "lab-sonnet", "gpt-4o": "lab-default"}
+    for model in routes:
+        check_answer(claude.run("say hi [[s:plain]]", model=model), "Hello.")
+    assert [seen.body["model"] for seen in turns(upstream, "plain")] == list(routes.values())
 
 
 def test_write_then_bash_then_text(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
@@ -76,7 +87,7 @@ def test_write_then_bash_then_text(claude: ClaudeCode, upstream: ScriptedUpstrea
     ]
     session = claude.run("write it [[s:write]]")
     check_answer(session, "The file is written.")
-    check_usage(session, turns(upstream, "write"))
+    check_turns(session, turns(upstream, "write"))
     assert path.read_bytes() == POEM.encode()
     shown = messages(turns(upstream, "write")[2], "tool")[-1]["content"]
     assert POEM.rstrip("\n") in str(shown)
@@ -100,14 +111,14 @@ def check_three_tools(claude: ClaudeCode, upstream: ScriptedUpstream, *, interle
     upstream.scenarios["three"] = [Reply((Text("Three files."), *calls), interleaved=interleaved), say("All written.")]
     session = claude.run("write three [[s:three]]")
     check_answer(session, "All written.")
-    check_usage(session, turns(upstream, "three"))
+    check_turns(session, turns(upstream, "three"))
     assert {path.name: path.read_bytes().decode() for path in claude.work.iterdir()} == contents
     assert len(session.tool_results()) == 3
 
 
 def test_reasoning_is_shown_as_thinking_and_replayed(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     upstream.reasoning = "reasoning_content"
-    first, second = "First I look — 🎉.\n\nThen I write.  ", "Now \\ it is \"done\"."
+    first, second = "First I look — 🎉.\n\nThen I write.  ", 'Now \\ it is "done".'
     path = claude.work / "thought.txt"
     upstream.scenarios["think"] = [
         Reply((Think(first), Call("Write", {"file_path": str(path), "content": POEM}))),
@@ -116,7 +127,7 @@ def test_reasoning_is_shown_as_thinking_and_replayed(claude: ClaudeCode, upstrea
     ]
     session = claude.run("think [[s:think]]")
     check_answer(session, "Thought through.")
-    check_usage(session, turns(upstream, "think"))
+    check_turns(session, turns(upstream, "think"))
     assert path.read_bytes() == POEM.encode()
     assert [block["thinking"] for block in session.blocks("assistant", "thinking")] == [first, second, "Over."]
     replayed = [message.get("reasoning_content") for message in messages(turns(upstream, "think")[2], "assistant")]
@@ -130,7 +141,7 @@ def test_image_in_a_tool_result(claude: ClaudeCode, upstream: ScriptedUpstream, 
     upstream.scenarios["image"] = [call("Read", file_path=str(path)), say("It is red.")]
     session = claude.run("look [[s:image]]")
     check_answer(session, "It is red.")
-    check_usage(session, turns(upstream, "image"))
+    check_turns(session, turns(upstream, "image"))
     assert len(parts(turns(upstream, "image")[1], "image_url")) == 1
 
 
@@ -141,9 +152,29 @@ def test_pdf(claude: ClaudeCode, upstream: ScriptedUpstream, pdf: bytes) -> None
     upstream.scenarios["pdf"] = [call("Read", file_path=str(path)), say("An empty page.")]
     session = claude.run("read [[s:pdf]]")
     check_answer(session, "An empty page.")
-    check_usage(session, turns(upstream, "pdf"))
+    check_turns(session, turns(upstream, "pdf"))
     (part,) = parts(turns(upstream, "pdf")[1], "file")
     assert b64decode(part["file"]["file_data"].partition(",")[2]) == pdf
+
+
+def test_a_server_of_which_nothing_is_known(claude: ClaudeCode, upstream: ScriptedUpstream, pdf: bytes) -> None:
+    """Default profile: one system message, a PDF becomes a stated placeholder; the strict upstream takes it all."""
+    path = claude.work / "page.pdf"
+    claude.environment()
+    path.write_bytes(pdf)
+    upstream.scenarios["bare"] = [
+        call("Read", file_path=str(path)),
+        call("Write", file_path=str(claude.work / "note.txt"), content=POEM),
+        say("I cannot see it."),
+    ]
+    session = claude.run("read [[s:bare]]", model="bare")
+    check_answer(session, "I cannot see it.")
+    check_turns(session, turns(upstream, "bare"))
+    assert (claude.work / "note.txt").read_bytes() == POEM.encode()
+    last = turns(upstream, "bare")[2]
+    assert parts(last, "file") == []
+    assert "PDF" in json.dumps(last.body["messages"][-3:])
+    assert [message["role"] for message in last.body["messages"]].count("system") == 1
 
 
 def test_subagent(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
@@ -162,24 +193,26 @@ def test_subagent(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     assert session.result["usage"]["input_tokens"] > 0
 
 
-def test_mcp_tool(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+def test_mcp_tools(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     claude.environment()
     servers = {"mcpServers": {"scales": {"command": sys.executable, "args": [str(MCP_SERVER)]}}}
     config = claude.folder / "mcp.json"
     config.write_text(json.dumps(servers))
-    tool = "mcp__scales__weigh"
-    weigh = call(tool, thing="feather")
-    found = [call("ToolSearch", query=f"select:{tool}", max_results=5)] if claude.name == "new" else []
-    upstream.scenarios["mcp"] = [*found, weigh, say("Seven grams.")]
+    weigh, photo = "mcp__scales__weigh", "mcp__scales__photo"
+    found = [call("ToolSearch", query=f"select:{photo},{weigh}", max_results=5)] if claude.name == "new" else []
+    upstream.scenarios["mcp"] = [*found, call(weigh, thing="feather"), call(photo), say("Seven grams, red.")]
     session = claude.run("weigh a feather [[s:mcp]]", "--mcp-config", str(config), "--strict-mcp-config")
-    check_answer(session, "Seven grams.")
-    check_usage(session, turns(upstream, "mcp"))
-    offered = [tool in seen.tool_names() for seen in turns(upstream, "mcp")]
-    assert offered == ([False, True, True] if claude.name == "new" else [True, True])
-    assert "DeferredToolPlaceholder" not in turns(upstream, "mcp")[-1].tool_names()
-    assert "feather: 7 g" in str(messages(turns(upstream, "mcp")[-1], "tool")[-1]["content"])
-    if claude.name == "new":
-        check_tools_only_grow(turns(upstream, "mcp"))
+    check_answer(session, "Seven grams, red.")
+    seen = turns(upstream, "mcp")
+    check_turns(session, seen)
+    check_tools_only_grow(seen)
+    for name in (weigh, photo):
+        offered = [name in item.tool_names() for item in seen]
+        assert offered == ([False, True, True, True] if claude.name == "new" else [True, True, True])
+    assert "DeferredToolPlaceholder" not in seen[-1].tool_names()
+    assert "feather: 7 g" in json.dumps(messages(seen[-1], "tool"))
+    assert "The photo." in json.dumps(messages(seen[-1], "tool"))
+    assert len(parts(seen[-1], "image_url")) == 1
 
 
 def check_tools_only_grow(seen: list[Seen]) -> None:
@@ -198,7 +231,7 @@ def test_auto_mode(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     ]
     session = claude.run("copy [[s:auto]]", mode="auto", CLAUDE_CODE_AUTO_MODE_SERVER="0")
     check_answer(session, "Copied.")
-    check_usage(session, turns(upstream, "auto"))
+    check_turns(session, turns(upstream, "auto"))
     assert path.read_bytes() == (claude.work / "auto.txt.copy").read_bytes() == POEM.encode()
     assert session.result["permission_denials"] == []
     assert "classifier" in {seen.kind for seen in upstream.seen}
@@ -242,11 +275,25 @@ def test_resume(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
     check_answer(second, "Second answer.")
     third = claude.run("and on [[s:three]]", "--resume", second.result["session_id"])
     check_answer(third, "Third answer.")
-    check_usage(third, turns(upstream, "three"))
+    check_turns(third, turns(upstream, "three"))
     (seen,) = turns(upstream, "three")
     told = json.dumps(seen.body["messages"])
     assert [told.count(text) for text in ("First answer.", "Second answer.")] == [1, 1]
     assert path.read_bytes() == POEM.encode()
+    check_history([*turns(upstream, "one"), *turns(upstream, "two"), seen])
+
+
+def test_structured_output(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+    upstream.scenarios["count"] = [call("StructuredOutput", n=5)]
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    session = claude.run("count [[s:count]]", "--json-schema", json.dumps(schema))
+    assert session.result["structured_output"] == {"n": 5}
+
+
+def test_counting_the_context_asks_no_upstream(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+    session = claude.run("/context")
+    assert "System tools" in session.answer
+    assert upstream.seen == []
 
 
 def test_title_request(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
@@ -259,3 +306,36 @@ def test_title_request(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
         schema = seen.body["response_format"]["json_schema"]["schema"]
         assert schema["required"] == ["title"]
         assert "tools" not in seen.body
+
+
+def test_sessions_side_by_side(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
+    """Three at once, each with a home of its own: nobody gets another's answer or file."""
+    clients = [replace(claude, folder=claude.folder / str(number)) for number in range(3)]
+    for number, client in enumerate(clients):
+        path = client.work / "mine.txt"
+        content = f"{number}\n" * 50 + POEM
+        upstream.scenarios[f"side{number}"] = [
+            Reply((Call("Write", {"file_path": str(path), "content": content}),)),
+            say(f"Answer {number}."),
+        ]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        sessions = list(pool.map(lambda item: item[1].run(f"go [[s:side{item[0]}]]"), enumerate(clients)))
+    for number, session in enumerate(sessions):
+        check_answer(session, f"Answer {number}.")
+        check_turns(session, turns(upstream, f"side{number}"))
+        assert (clients[number].work / "mine.txt").read_text() == f"{number}\n" * 50 + POEM
+
+
+def test_the_model_is_switched_by_editing_the_file(
+    claude: ClaudeCode, upstream: ScriptedUpstream, upstream_thread: UpstreamThread
+) -> None:
+    upstream.scenarios["before"] = [say("From the first.")]
+    upstream.scenarios["after"] = [say("From the second.")]
+    with GatewayProcess(claude.folder, upstream_thread.url) as gateway:
+        client = replace(claude, gateway_url=gateway.url)
+        check_answer(client.run("one [[s:before]]"), "From the first.")
+        old = gateway.config_file.read_text()
+        gateway.config_file.write_text(old.replace("sonnet: lab/lab-sonnet", "sonnet: bare/other"))
+        gateway.wait_until_served_by("sonnet", "bare/other")
+        check_answer(client.run("two [[s:after]]", "--continue"), "From the second.")
+    assert [turns(upstream, name)[0].body["model"] for name in ("before", "after")] == ["lab-sonnet", "other"]

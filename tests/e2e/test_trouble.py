@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.claude_code import ClaudeCode
 from tests.e2e.processes import GatewayProcess
-from tests.e2e.test_sessions import POEM, check_answer, check_usage, turns
+from tests.e2e.test_sessions import POEM, check_answer, check_turns, turns
 from tests.fakes.openai_upstream import ScriptedUpstream
 from tests.fakes.script import Call, Refuse, Reply, Text, Think, call, say
 
@@ -35,6 +35,20 @@ RATE_LIMIT = Refuse(
         "code": "rate_limit_exceeded",
     },
     {"retry-after": "2"},
+)
+OVERLOADED = Refuse(503, {"message": "The engine is overloaded.", "type": "server_error", "param": None, "code": None})
+BAD_KEY = Refuse(
+    401,
+    {"message": "Incorrect API key provided.", "type": "invalid_request_error", "code": "invalid_api_key"},
+)
+NO_QUOTA = Refuse(
+    429,
+    {
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "type": "insufficient_quota",
+        "param": None,
+        "code": "insufficient_quota",
+    },
 )
 LONG = "A long answer that tells of many things. " * 8
 
@@ -69,23 +83,28 @@ def test_context_overflow_in_the_middle_of_a_turn(claude: ClaudeCode, upstream: 
     assert path.read_bytes() == POEM.encode()
 
 
-def test_a_rate_limit_is_waited_for(claude: ClaudeCode, upstream: ScriptedUpstream) -> None:
-    upstream.scenarios["busy"] = [(RATE_LIMIT, say("Now it works."))]
+@pytest.mark.parametrize("refusal", [RATE_LIMIT, OVERLOADED], ids=["429", "503"])
+def test_a_busy_upstream_is_waited_for(claude: ClaudeCode, upstream: ScriptedUpstream, refusal: Refuse) -> None:
+    upstream.scenarios["busy"] = [(refusal, say("Now it works."))]
     session = claude.run("try [[s:busy]]")
     check_answer(session, "Now it works.")
     seen = turns(upstream, "busy")
-    assert [item.status for item in seen] == [429, 200]
-    check_usage(session, seen[1:])
+    assert [item.status for item in seen] == [refusal.status, 200]
+    check_turns(session, seen[1:])
 
 
 @pytest.mark.parametrize(
     ("refusal", "status", "kind", "retry_after", "message"),
     [
         (RATE_LIMIT, 429, "rate_limit_error", "2", "Rate limit reached"),
+        (OVERLOADED, 529, "overloaded_error", None, "overloaded"),
+        (NO_QUOTA, 402, "billing_error", None, "quota"),
+        (BAD_KEY, 502, "api_error", None, "lab"),
         (OVERFLOW, 400, "invalid_request_error", None, "prompt is too long: 150012 tokens > 128000 maximum"),
     ],
+    ids=["429", "503", "no-quota", "bad-key", "overflow"],
 )
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_the_clients_error(
     gateway: GatewayProcess, upstream: ScriptedUpstream, stream: bool, refusal: Refuse,
     status: int, kind: str, retry_after: str | None, message: str,
@@ -127,21 +146,43 @@ def test_a_broken_tool_call_is_not_executed(claude: ClaudeCode, upstream: Script
 
 
 @pytest.mark.parametrize("ending", ["cut", "eof"])
-@pytest.mark.parametrize("first", [Text("I write."), Think("I think.")])
+@pytest.mark.parametrize("first", [Text("I write."), Think("I think.")], ids=["text", "thinking"])
 def test_a_tool_call_that_breaks_after_a_whole_block(
     claude: ClaudeCode, upstream: ScriptedUpstream, ending: Any, first: Text | Think
 ) -> None:
-    """The client does not repeat a request once a block was whole: it says what happened, and runs nothing."""
+    """A client that has a whole block repeats nothing: the newest asks to go on, the old one ends with an error."""
     upstream.reasoning = "reasoning_content"
-    path = claude.work / "never.txt"
-    parts = (first, Call("Write", {"file_path": str(path), "content": POEM}))
-    upstream.scenarios["broken"] = [Reply(parts, ending=ending, breaks_after=20)]
+    path = claude.work / "once.txt"
+    write = Call("Write", {"file_path": str(path), "content": POEM})
+    broken = Reply((first, write), ending=ending, breaks_after=20)
+    whole = Reply((write,))
+    # Text stays in the history as a turn; thinking alone does not.
+    upstream.scenarios["broken"] = [broken, whole, say("Written.")]
+    if isinstance(first, Think):
+        upstream.scenarios["broken"] = [(broken, whole), say("Written.")]
     session = claude.run("write [[s:broken]]")
+    if claude.name == "new":
+        check_answer(session, "Written.")
+        assert path.read_bytes() == POEM.encode()
+        assert len(session.tool_results()) == 1
+        assert "cut off mid-stream" in str(turns(upstream, "broken")[1].body["messages"])
+    else:
+        assert session.result["is_error"] is True
+        assert session.result["result"].startswith("API Error: lab ")
+        assert session.exit_code != 0
+        assert session.tool_results() == []
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("refusal", [BAD_KEY, NO_QUOTA], ids=["bad-key", "no-quota"])
+def test_what_only_the_operator_can_mend_is_not_repeated(
+    claude: ClaudeCode, upstream: ScriptedUpstream, refusal: Refuse
+) -> None:
+    upstream.scenarios["hopeless"] = [refusal]
+    session = claude.run("try [[s:hopeless]]")
     assert session.result["is_error"] is True
-    assert session.result["result"].startswith("API Error: lab ")
-    assert session.exit_code != 0
-    assert session.tool_results() == []
-    assert not path.exists()
+    assert "lab" in session.result["result"]
+    assert len(turns(upstream, "hopeless")) == 1
 
 
 @pytest.mark.parametrize("ending", ["cut", "eof"])
@@ -151,3 +192,13 @@ def test_a_stream_that_always_breaks_is_an_error(claude: ClaudeCode, upstream: S
     assert session.result["is_error"] is True
     assert session.exit_code != 0
     assert LONG[:60] not in str(session.result["result"])
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"), [("dead", "could not reach dead"), ("keyless", "LAB_NO_SUCH_KEY")], ids=["dead", "keyless"]
+)
+def test_the_user_reads_what_is_wrong(claude: ClaudeCode, upstream: ScriptedUpstream, model: str, cause: str) -> None:
+    session = claude.run("try", model=model, CLAUDE_CODE_MAX_RETRIES="1")
+    assert session.result["is_error"] is True
+    assert cause in session.result["result"]
+    assert upstream.seen == []

@@ -9,8 +9,10 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +60,8 @@ class Seen:
     status: int = 200
     usage: Usage | None = None
     """What was reported; None when the answer broke off or was an error."""
+    left: threading.Event = field(default_factory=threading.Event)
+    """Set when the client went away before the end; needs a server with ``handler_cancellation``."""
 
     def tool_names(self) -> list[str]:
         return [tool["function"]["name"] for tool in self.body.get("tools", ())]
@@ -182,7 +186,7 @@ class ScriptedUpstream:
         await send([_choice({"role": "assistant", "content": "", "refusal": None})])
         for number, delta in enumerate(sent, 1):
             if reply.hold is not None and number == len(sent):
-                await reply.hold.wait()
+                await self._held(reply.hold, seen)
             await send([_choice(delta)])
         if reply.ending == "cut":
             # close, not abort: what was written still goes out, but the chunked body gets no end.
@@ -197,6 +201,13 @@ class ScriptedUpstream:
             await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    async def _held(self, hold: asyncio.Event, seen: Seen) -> None:
+        try:
+            await hold.wait()
+        except asyncio.CancelledError:
+            seen.left.set()
+            raise
 
 
 def _dump(value: Any) -> str:

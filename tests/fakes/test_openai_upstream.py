@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
 from tests.fakes.openai_upstream import KEY, ScriptedUpstream
 from tests.fakes.script import Call, Refuse, Reply, Text, Think, call, say
@@ -299,6 +300,18 @@ async def test_a_broken_stream_has_no_finish_reason(
     assert b'"ghi"' not in received
     assert b'"finish_reason": "' not in received
     assert b"[DONE]" not in received
+
+
+async def test_a_held_stream_notes_that_its_client_left(upstream: ScriptedUpstream) -> None:
+    upstream.scenarios["held"] = [say("abcdef", hold=asyncio.Event())]
+    async with TestClient(TestServer(upstream.app())) as client:
+        async with client.post("/v1/chat/completions", json=tagged("held"), headers=HEADERS) as response:
+            received = b""
+            while b'"abc"' not in received:
+                received += await response.content.readany()
+            response.close()
+        assert await asyncio.to_thread(upstream.seen[0].left.wait, 10)
+    assert b'"def"' not in received
 
 
 async def test_reasoning_must_come_back_unchanged(upstream: ScriptedUpstream, aiohttp_client: Client) -> None:

@@ -1,0 +1,238 @@
+"""PassthroughTranslator: an Anthropic-type stream, watched and passed on.
+
+Rules (R104, R106, R133, R134):
+* Fields, blocks and events that nobody here knows go on as they came.
+* What clients build on is checked: the order of events, indices from 0, the type of each block and its
+  fields. Text, thinking or input that stands in ``content_block_start`` goes by a delta: clients ignore
+  it there (client.md, finding 9).
+* The model is the asked name. Usage is never zero. A missing start is made here, a missing end is an error.
+* ``safeguard_results`` are relayed from Anthropic's own API alone: a forged one is believed
+  (client.md 0b, row 5).
+* Nothing is written before the first block, so that an early failure can still be an HTTP error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gateway.errors import UpstreamProtocolError
+from gateway.translate.stream_reader import StreamReader
+from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
+from gateway.translate.usage import Usage, count, from_anthropic
+from gateway.translate.writer import PING, message_start
+from gateway.wire.json_text import dumps
+from gateway.wire.sse import encode_event
+
+JSON = dict[str, Any]
+
+_EVENT_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+
+_BLOCK_FIELDS = {"text": ("text",), "thinking": ("thinking",), "tool_use": ("id", "name")}
+"""Fields of a starting block that are strings."""
+
+_DELTA_OF = {"text": "text_delta", "thinking": "thinking_delta"}
+"""Block type -> the delta that carries what stands in its field of the same name."""
+
+_DELTA_BLOCK = {
+    "text_delta": "text",
+    "citations_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+}
+"""Delta -> the only block type it fits."""
+
+_DELTA_FIELD = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+}
+"""Delta -> its field, a string."""
+
+
+class PassthroughTranslator(StreamReader):
+    """One answer; one object per request."""
+
+    def __init__(self, context: ErrorContext, *, message_id: str, input_tokens: int, first_party: bool) -> None:
+        super().__init__(context.provider)
+        self.usage = Usage()
+        self._context = context
+        self._message_id = message_id
+        self._estimate = input_tokens
+        self._first_party = first_party
+        self._out: list[bytes] = []
+        self._start: JSON | None = None
+        self._started = False
+        self._index = 0
+        self._open: tuple[int, str] | None = None
+        """(the upstream's index, type) of the open block."""
+        self._tool_ids: set[str] = set()
+        self._whole_input: JSON | None = None
+        """The input that stood in a tool call's start, as long as no delta came."""
+        self._delta_seen = False
+
+    def _take(self) -> bytes:
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _json_body(self, body: Any) -> None:
+        error = find_error(body) if isinstance(body, dict) else None
+        if error is not None:
+            raise payload_error(error, self._context)
+        raise UpstreamProtocolError(f"{self._provider} answered with JSON instead of an event stream")
+
+    def _event(self, name: str | None, payload: bytes) -> None:
+        event = self._parse(payload) if payload[:1] == b"{" else None
+        if not isinstance(event, dict):
+            raise self._wrong("an event that is no object")
+        kind = event.get("type", name)
+        error = find_error(event)
+        if error is not None or kind == "error":
+            raise payload_error(error or event, self._context)
+        if not isinstance(kind, str) or not _EVENT_NAME.fullmatch(kind):
+            raise self._wrong("an event without a type")
+        handle = _HANDLERS.get(kind)
+        if "type" not in event:
+            event, payload = {"type": kind, **event}, b""
+        if handle is not None:
+            handle(self, event, payload)
+        elif self._started:
+            self._out.append(encode_event(kind, payload or dumps(event)))
+
+    def _finish(self) -> None:
+        if not self.finished:
+            raise self._cut_short()
+        self.complete = True
+
+    def _wrong(self, what: str) -> UpstreamProtocolError:
+        return UpstreamProtocolError(f"{self._provider} sent {what}")
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def _message_start(self, event: JSON, payload: bytes) -> None:
+        message = event.get("message")
+        if self._start is not None or self._started or not isinstance(message, dict):
+            raise self._wrong("a message_start out of turn")
+        ours = message_start(self._message_id, self._context.asked, self._estimate)["message"]
+        reported = message.get("usage")
+        usage = dict(reported) if isinstance(reported, dict) else {}
+        self.usage = from_anthropic(usage, self.usage)
+        if not self.usage.prompt_tokens:
+            usage["input_tokens"] = self._estimate
+        usage["output_tokens"] = count(usage.get("output_tokens")) or 1
+        message_id = message["id"] if isinstance(message.get("id"), str) and message["id"] else self._message_id
+        merged = {**message, **ours, "id": message_id, "usage": usage}
+        self._drop_safeguards(merged)
+        self._start = {**event, "message": merged}
+
+    def _block_start(self, event: JSON, payload: bytes) -> None:
+        index, block = event.get("index"), event.get("content_block")
+        if self._open is not None or self._delta_seen or isinstance(index, bool) or not isinstance(index, int):
+            raise self._wrong("a content_block_start out of turn")
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not isinstance(block, dict) or not isinstance(kind, str):
+            raise self._wrong("a content_block_start without its block")
+        for field in _BLOCK_FIELDS.get(kind, ()):
+            if not isinstance(block.get(field), str):
+                raise self._wrong(f"a {kind} block without its {field}")
+        if kind == "tool_use":
+            if block["id"] in self._tool_ids:
+                raise self._wrong("two tool calls with one id")
+            self._tool_ids.add(block["id"])
+        self._open = (index, kind)
+        self._begin()
+        early = block.get(kind) if kind in _DELTA_OF else None
+        given = block.get("input") if kind == "tool_use" else None
+        if early or given:
+            empty: JSON = {**block, kind: ""} if early else {**block, "input": {}}
+            event, payload = {**event, "content_block": empty}, b""
+        self._whole_input = given if isinstance(given, dict) else None
+        self._write(event, payload)
+        if early:
+            self._write_delta({"type": _DELTA_OF[kind], kind: early})
+
+    def _block_delta(self, event: JSON, payload: bytes) -> None:
+        delta = event.get("delta")
+        if self._open is None or event.get("index") != self._open[0] or not isinstance(delta, dict):
+            raise self._wrong("a delta for a block that is not open")
+        kind = delta.get("type")
+        if not isinstance(kind, str) or _DELTA_BLOCK.get(kind, self._open[1]) != self._open[1]:
+            raise self._wrong("a delta that does not fit its block")
+        if kind in _DELTA_FIELD and not isinstance(delta.get(_DELTA_FIELD[kind]), str):
+            raise self._wrong(f"a {kind} without its text")
+        if kind == "input_json_delta" and delta["partial_json"]:
+            self._whole_input = None
+        self._write(event, payload)
+
+    def _block_stop(self, event: JSON, payload: bytes) -> None:
+        if self._open is None or event.get("index") != self._open[0]:
+            raise self._wrong("the end of a block that is not open")
+        if self._whole_input:
+            self._write_delta({"type": "input_json_delta", "partial_json": dumps(self._whole_input).decode()})
+        self._write(event, payload)
+        self._whole_input = None
+        self._open = None
+        self._index += 1
+
+    def _message_delta(self, event: JSON, payload: bytes) -> None:
+        delta = event.get("delta")
+        if self._open is not None or self._delta_seen or not isinstance(delta, dict):
+            raise self._wrong("a message_delta out of turn")
+        if not isinstance(delta.get("stop_reason"), str):
+            raise self._wrong("a message_delta without a stop_reason")
+        self._begin()
+        self._delta_seen = True
+        self.stop_reason = delta["stop_reason"]
+        reported = event.get("usage") if isinstance(event.get("usage"), dict) else {}
+        self.usage = from_anthropic(reported, self.usage)
+        usage = {**(reported or {}), "output_tokens": max(1, self.usage.output_tokens)}
+        wire = {**event, "delta": {"stop_sequence": None, **delta}, "usage": usage}
+        self._drop_safeguards(wire)
+        self._drop_safeguards(wire["delta"])
+        self._out.append(encode_event("message_delta", dumps(wire)))
+
+    def _message_stop(self, event: JSON, payload: bytes) -> None:
+        if not self._delta_seen:
+            raise self._wrong("its end without a stop reason")
+        self.finished = self.complete = True
+        self._out.append(encode_event("message_stop", payload or dumps(event)))
+
+    def _ping(self, event: JSON, payload: bytes) -> None:
+        if self._started:
+            self._out.append(PING)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Writes ``message_start``, which was held until there was something to say."""
+        if self._started:
+            return
+        self._started = True
+        start = self._start or message_start(self._message_id, self._context.asked, self._estimate)
+        self._out.append(encode_event("message_start", dumps(start)))
+
+    def _write(self, event: JSON, payload: bytes) -> None:
+        """A block's event: as it came, or anew where ``payload`` is empty or the index is not ours."""
+        if not payload or event["index"] != self._index:
+            payload = dumps({**event, "index": self._index})
+        self._out.append(encode_event(event["type"], payload))
+
+    def _write_delta(self, delta: JSON) -> None:
+        self._write({"type": "content_block_delta", "index": self._index, "delta": delta}, b"")
+
+    def _drop_safeguards(self, holder: JSON) -> None:
+        if not self._first_party:
+            holder.pop("safeguard_results", None)
+
+
+_HANDLERS = {
+    "message_start": PassthroughTranslator._message_start,
+    "content_block_start": PassthroughTranslator._block_start,
+    "content_block_delta": PassthroughTranslator._block_delta,
+    "content_block_stop": PassthroughTranslator._block_stop,
+    "message_delta": PassthroughTranslator._message_delta,
+    "message_stop": PassthroughTranslator._message_stop,
+    "ping": PassthroughTranslator._ping,
+}

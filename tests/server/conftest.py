@@ -1,0 +1,59 @@
+"""One faulty upstream and one gateway in front of it, for the whole run."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.faulty_upstream import FaultyUpstream
+from tests.server.gateway_process import SECRETS, TOKEN, Gateway, running_gateway
+
+PROVIDERS = """\
+server: {{token: "{token}"}}
+providers:
+  lab: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{LAB_KEY}}"}}
+  ant: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}"}}
+  impatient: {{api: openai-chat, base_url: "{url}/v1", profile: {{idle_timeout: 0.3, first_byte_timeout: 0.3}}}}
+  refused: {{api: openai-chat, base_url: "http://127.0.0.1:{closed}/v1", api_key: "${{LAB_KEY}}"}}
+  nowhere: {{api: openai-chat, base_url: "http://gateway-test.invalid/v1", api_key: "${{LAB_KEY}}"}}
+  keyless: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{NO_SUCH_VARIABLE}}"}}
+  echo: {{}}
+models:
+  sonnet: echo/echo
+  haiku: lab/up-haiku
+  opus: ant/up-opus
+  unset: keyless/m
+  "lab-*": lab
+"""
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[FaultyUpstream]:
+    with FaultyUpstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    upstream: FaultyUpstream, closed_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """Knows the upstream by two wires; wants a token. Whatever the tests do to it, its log stays clean."""
+    config = PROVIDERS.format(token=TOKEN, url=upstream.url, closed=closed_port)
+    with running_gateway(tmp_path_factory.mktemp("server"), config, "--log-level", "debug", token=TOKEN) as process:
+        yield process
+        assert process.process is not None
+        assert process.process.poll() is None, process.log()
+        log = process.log()
+        assert "Traceback" not in log
+        assert "a defect of the gateway" not in log
+        assert not [secret for secret in SECRETS if secret in log]

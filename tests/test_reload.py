@@ -1,0 +1,245 @@
+"""The watch on providers.yaml: every way in which a file changes, and none of the ways in which it breaks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, ConfigError, loads
+from gateway.reload import PATIENCE, Reloader, describe_change
+
+GOOD = "providers: {echo: {}}\nmodels: {m: echo/one}\n"
+OTHER = "providers: {echo: {}}\nmodels: {m: echo/two}\n"
+BAD = "providers: {echo: {}}\nmodels: {m: ehco/one}\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "providers.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def reloader(path: Path) -> Reloader:
+    reloader = Reloader(path, dict)
+    assert goes_to(reloader.start()) == "echo/one"
+    assert reloader.poll() is None
+    return reloader
+
+
+def goes_to(result: Config | ConfigError | None) -> str:
+    assert isinstance(result, Config)
+    return result.table.resolve("m").targets[0].name
+
+
+def settled(reloader: Reloader) -> Config | ConfigError | None:
+    """What the second poll after a change says; the first one waits for the file to rest."""
+    assert reloader.poll() is None
+    return reloader.poll()
+
+
+def in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def by_rename(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+def by_link(path: Path, text: str) -> None:
+    version = path.parent / f"version-{len(list(path.parent.iterdir()))}"
+    version.write_text(text)
+    link = path.with_suffix(".link")
+    link.symlink_to(version)
+    link.rename(path)
+
+
+WAYS = (in_place, by_rename, by_link)
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_a_change_is_taken_up_once(reloader: Reloader, path: Path, write: Callable[[Path, str], None]) -> None:
+    write(path, OTHER + "# longer\n")
+    assert goes_to(settled(reloader)) == "echo/two"
+    assert reloader.poll() is None
+    write(path, GOOD)
+    assert goes_to(settled(reloader)) == "echo/one"
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_the_same_bytes_are_no_change(reloader: Reloader, path: Path, write: Callable[[Path, str], None]) -> None:
+    write(path, GOOD)
+    os.utime(path, ns=(1, 1))
+    assert settled(reloader) is None
+    assert reloader.poll() is None
+
+
+def test_a_change_of_the_same_size_is_seen(reloader: Reloader, path: Path) -> None:
+    in_place(path, OTHER)
+    os.utime(path, ns=(1, 1))
+    assert goes_to(settled(reloader)) == "echo/two"
+
+
+@pytest.mark.parametrize("bad", [BAD, "", "providers: {echo", GOOD[:25], "\x00"])
+def test_a_bad_file_is_reported_once(reloader: Reloader, path: Path, bad: str) -> None:
+    in_place(path, bad)
+    assert isinstance(settled(reloader), ConfigError)
+    assert reloader.stale
+    assert reloader.poll() is None
+    assert reloader.poll() is None
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_the_old_bytes_after_a_bad_file_are_good_news(
+    reloader: Reloader, path: Path, write: Callable[[Path, str], None]
+) -> None:
+    write(path, BAD)
+    assert isinstance(settled(reloader), ConfigError)
+    write(path, GOOD)
+    os.utime(path, ns=(1, 1))
+    assert goes_to(settled(reloader)) == "echo/one"
+    assert not reloader.stale
+
+
+def test_deletion_is_reported_once_and_a_new_file_is_taken(reloader: Reloader, path: Path) -> None:
+    path.unlink()
+    result = settled(reloader)
+    assert isinstance(result, ConfigError)
+    assert "there is no such file" in str(result)
+    assert reloader.poll() is None
+    path.write_text(OTHER)
+    assert goes_to(settled(reloader)) == "echo/two"
+
+
+def test_a_file_replaced_by_a_directory(reloader: Reloader, path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    assert "this is not a file" in str(settled(reloader))
+
+
+def test_a_file_that_is_being_written_is_not_read(reloader: Reloader, path: Path) -> None:
+    in_place(path, "")
+    assert reloader.poll() is None
+    in_place(path, OTHER[:30])
+    assert reloader.poll() is None
+    in_place(path, OTHER + "\n")
+    assert goes_to(settled(reloader)) == "echo/two"
+
+
+def test_a_file_that_never_rests_is_read_in_the_end(reloader: Reloader, path: Path) -> None:
+    results = []
+    for number in range(PATIENCE):
+        in_place(path, OTHER + "#" * (number + 1))
+        results.append(reloader.poll())
+    assert results[:-1] == [None] * (PATIENCE - 1)
+    assert goes_to(results[-1]) == "echo/two"
+
+
+def test_a_change_taken_back_in_time_is_none(reloader: Reloader, path: Path) -> None:
+    before = path.stat()
+    os.utime(path, ns=(1, 1))
+    assert reloader.poll() is None
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert reloader.poll() is None
+    assert reloader.poll() is None
+
+
+def test_a_forced_reload_reads_the_variables_anew(path: Path) -> None:
+    env = {"MODEL": "one"}
+    path.write_text(GOOD.replace("echo/one", '"echo/${MODEL}"'))
+    reloader = Reloader(path, lambda: env)
+    assert goes_to(reloader.start()) == "echo/one"
+    env["MODEL"] = "two"
+    assert reloader.poll() is None
+    assert goes_to(reloader.reload()) == "echo/two"
+
+
+def test_a_key_file_is_watched_too(path: Path) -> None:
+    key = path.with_name("key")
+    key.write_text("old-key")
+    path.write_text("providers: {xai: {api_key: '${file:key}'}}\nmodels: {m: xai/x}\n")
+    reloader = Reloader(path, dict)
+    assert reloader.start().providers["xai"].api_key == "old-key"
+    assert reloader.poll() is None
+    key.write_text("newer-key")
+    result = settled(reloader)
+    assert isinstance(result, Config)
+    assert result.providers["xai"].api_key == "newer-key"
+    key.unlink()
+    result = settled(reloader)
+    assert isinstance(result, Config)
+    assert result.providers["xai"].missing_key == "key"
+
+
+def test_a_bad_file_at_the_start(path: Path) -> None:
+    path.write_text(BAD)
+    with pytest.raises(ConfigError):
+        Reloader(path, dict).start()
+
+
+def test_a_file_without_permission(reloader: Reloader, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place(path, OTHER + "#")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "cannot be read: Permission denied" in str(settled(reloader))
+
+
+# -- in words ------------------------------------------------------------------------------------------
+
+BEFORE = """
+providers: {xai: {api_key: "${XAI}"}, echo: {}, lab: {api: openai-chat, base_url: http://h/v1}}
+models: {sonnet: [xai/a, lab/b], haiku: echo/x, opus: echo/x, "gpt-*": xai, default: sonnet}
+"""
+AFTER = """
+server: {port: 5, token: new-token, direct_models: false}
+providers: {xai: {api_key: "${XAI}"}, lab: {api: openai-chat, base_url: http://other/v1}, more: {api: echo}}
+models:
+  haiku: {use: more/x, max_tokens: 5}
+  "gpt-*": {use: xai, max_tokens: 5}
+  sonnet: xai/a
+  fable: more/x
+  default: sonnet
+"""
+
+
+def read(text: str, **env: str) -> Config:
+    return loads(text.encode(), "f", env)
+
+
+def test_describe_change() -> None:
+    assert describe_change(read(BEFORE, XAI="old-key"), read(AFTER, XAI="new-key")) == [
+        "server.port changed: takes effect after a restart",
+        "server.token changed",
+        "provider xai: another key",
+        "provider echo: removed",
+        "provider lab: another address",
+        "provider more: added",
+        "sonnet: xai/a, lab/b → xai/a",
+        "haiku: echo/x → more/x",
+        "opus: echo/x → nothing",
+        "default: xai/a, lab/b → xai/a",
+        "gpt-*: xai/* with other settings",
+        "fable: nothing → more/x",
+        "provider/model by clients: not allowed",
+        "the order of the names changed",
+    ]
+
+
+def test_describe_change_of_keys() -> None:
+    without, with_key = read(BEFORE), read(BEFORE, XAI="key")
+    assert describe_change(without, with_key) == ["provider xai: ready"]
+    assert describe_change(with_key, without) == ["provider xai: no key (XAI)"]
+    assert describe_change(with_key, read(BEFORE, XAI="key")) == []
+    with_default = read(BEFORE.replace("${XAI}", "${XAI:-}"))
+    assert describe_change(with_default, read(BEFORE.replace("${XAI}", "${XAI:-}"))) == []
+    forbidden = read("server: {direct_models: false}" + BEFORE)
+    assert describe_change(forbidden, without) == ["provider/model by clients: allowed"]

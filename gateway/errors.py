@@ -48,8 +48,9 @@ class GatewayError(Exception):
         should_retry: bool | None = None,
     ) -> None:
         """``retry_after`` is in whole seconds."""
-        super().__init__(message)
-        self.message = message
+        # An upstream's words may hold half a surrogate pair, which no JSON takes.
+        self.message = message.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.status = status or self.default_status
         self.retry_after = retry_after
         self.should_retry = self.default_should_retry if should_retry is None else should_retry

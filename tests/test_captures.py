@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
 from gateway.routing import Target
 from tests.fakes import strict_chat
-from tests.recordings import target_of
+from tests.recordings import load_yaml, target_of
 from tests.test_requests import MISSING, look_up
 
 CAPTURES = Path(__file__).parent / "captures"
-TABLE = yaml.safe_load((Path(__file__).parent / "cases" / "captures.yaml").read_text())
+TABLE = load_yaml(Path(__file__).parent / "cases" / "captures.yaml")
 ROWS = TABLE["captures"]
 BILLING = "x-anthropic-billing-header:"
 every_capture = pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])

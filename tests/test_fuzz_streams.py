@@ -96,6 +96,82 @@ def test_a_stream_cut_anywhere_is_no_answer(recording: Recording) -> None:
             assert not reading.finished
 
 
+DEEP = {levels: '{"a":' * levels + "1" + "}" * levels for levels in (300, 1000)}
+
+
+def calling(arguments: str, before: str = "") -> str:
+    """A delta with one call, whose arguments are the given JSON."""
+    return f'{{{before}"tool_calls":[{{"id":"a","function":{{"name":"search","arguments":{arguments}}}}}]}}'
+
+
+HOSTILE_DELTAS = {
+    "arguments, deep": calling(DEEP[300]),
+    "arguments, deepest": calling(DEEP[1000]),
+    "arguments, half a character": calling(r'{"q":"\ud83d"}'),
+    "arguments, a list with half a character": calling(r'["\ud83d"]'),
+    "arguments, a large number": calling('{"q":1000000000000000000000000}', '"x":"\\ud83d",'),
+    "extra_content, deep": '{"tool_calls":[{"id":"a","function":{"name":"f"},"extra_content":' + DEEP[300] + "}]}",
+    "extra_content, half a character": r'{"tool_calls":[{"id":"a","extra_content":"\ud83d","function":{"name":"f"}}]}',
+    "id, half a character": r'{"tool_calls":[{"id":"a\ud83d","function":{"name":"f","arguments":"{}"}}]}',
+    "name, half a character": r'{"tool_calls":[{"id":"a","function":{"name":"f\ud83d","arguments":"{}"}}]}',
+    "details, deep": '{"reasoning_details":[{"type":"reasoning.text","text":"x","z":' + DEEP[300] + "}]}",
+    "details, half a character": r'{"reasoning_details":[{"type":"reasoning.text","text":"x\ud83d","z":"\ud83d"}]}',
+    "details, odd keys": '{"reasoning_details":[{"type":["a"],"text":"x","index":[1]},{"type":{},"text":"y"}]}',
+    "details, odd texts": '{"reasoning_details":[{"type":"reasoning.text","text":5,"summary":"x"},{"text":null}]}',
+}
+HOSTILE_EVENTS = {
+    "error, deep": '{"error":' + DEEP[300] + "}",
+    "error, deepest": '{"error":' + DEEP[1000] + "}",
+    "error, half a character": r'{"error":{"message":"\ud83d","code":{"a":1}}}',
+    "failed generation": r'{"error":{"failed_generation":"{\"name\":\"search\",\"arguments\":[\"\\ud83d\"]}"}}',
+    "usage, large": '{"choices":[],"usage":{"prompt_tokens":1e300,"completion_tokens":-5,"total_tokens":1e999}}',
+    "usage, no numbers": '{"choices":[],"usage":{"prompt_tokens":NaN,"completion_tokens":[1]}}',
+}
+
+
+def hostile_answer(provider: str, *events: str) -> None:
+    """It must come to a correct stream or to a GatewayError, nothing else."""
+    body = "".join(f"data: {event}\n\n" for event in events).encode()
+    adapter, target = gateway.adapters.get("openai-chat"), target_of(provider)
+    answer = translate(adapter, REQUEST, target, [body])
+    reading = check_stream(answer.client_bytes(), ended=bool(answer.output))
+    if answer.error is None:
+        assert reading.finished
+        fold(answer.output)
+    else:
+        answer.error.envelope("req_1")
+
+
+@pytest.mark.parametrize("provider", ["generic", "minimax"])
+@pytest.mark.parametrize("delta", HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
+def test_hostile_deltas(provider: str, delta: str) -> None:
+    finish = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+    hostile_answer(provider, f'{{"choices":[{{"index":0,"delta":{delta}}}]}}', finish)
+
+
+@pytest.mark.parametrize("event", HOSTILE_EVENTS.values(), ids=HOSTILE_EVENTS.keys())
+def test_hostile_events(event: str) -> None:
+    finish = '{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}'
+    hostile_answer("generic", event, finish)
+    hostile_answer("generic", finish, event)
+
+
+@pytest.mark.parametrize("value", [DEEP[300], r'"\ud83d"', "1" + "0" * 30], ids=["deep", "half a character", "large"])
+@pytest.mark.parametrize("place", ["start", "block", "delta"])
+def test_hostile_values_on_the_anthropic_wire(place: str, value: str) -> None:
+    values = {name: value if name == place else "1" for name in ("start", "block", "delta")}
+    events = {
+        "message_start": f'"message":{{"id":"m","usage":{{}},"x":{values["start"]}}}',
+        "content_block_start": f'"index":0,"content_block":{{"type":"text","text":"","x":{values["block"]}}}',
+        "content_block_stop": '"index":0',
+        "message_delta": f'"delta":{{"stop_reason":"end_turn"}},"usage":{{"output_tokens":1}},"x":{values["delta"]}',
+        "message_stop": '"x":1',
+    }
+    body = "".join(f'event: {name}\ndata: {{"type":"{name}",{rest}}}\n\n' for name, rest in events.items())
+    answer = answer_to("anthropic", [body.encode()])
+    check_stream(answer.client_bytes(), ended=bool(answer.output), passed_through=True)
+
+
 ENDLESS = {
     "one line": b"data: " + b"x" * 4090,
     "one event": b'data: {"a":1},\n' * 200,

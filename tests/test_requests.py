@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
 from gateway.errors import InvalidRequest
 from gateway.translate.opaque import encode_signature
+from gateway.translate.request_check import check_request
 from gateway.wire.json_text import loads_request
 from tests.fakes import strict_chat
-from tests.recordings import target_of, with_profile
+from tests.recordings import load_yaml, target_of, with_profile
 
 CASES_DIR = Path(__file__).parent / "cases" / "requests"
 MISSING = object()
@@ -38,7 +39,7 @@ MISSING = object()
 def cases() -> list[Any]:
     found = []
     for path in sorted(CASES_DIR.glob("*.yaml")):
-        for case in yaml.safe_load(path.read_text()):
+        for case in load_yaml(path):
             found.append(pytest.param(case, id=f"{path.stem}: {case['name']}"))
     return found
 
@@ -153,6 +154,58 @@ def test_a_request_is_not_changed_by_its_translation() -> None:
             assert json.dumps(body) == before
 
 
+def deep(levels: int) -> Any:
+    """An object in an object in an object…"""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def deep_results(levels: int) -> Any:
+    content: Any = "x"
+    for _ in range(levels // 2):
+        content = [{"type": "tool_result", "tool_use_id": "t", "content": content}]
+    return content
+
+
+@pytest.mark.parametrize("api", ["openai-chat", "anthropic"])
+@pytest.mark.parametrize("levels", [100, 300, 600, 900])
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda levels: {"tools": [{"name": "a", "input_schema": deep(levels)}]},
+        lambda levels: {"output_config": {"format": {"type": "json_schema", "schema": deep(levels)}}},
+        lambda levels: {"messages": [{"role": "user", "content": [{"type": "hologram", "x": deep(levels)}]}]},
+        lambda levels: {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "a", "input": deep(levels)}]},
+            ]
+        },
+        lambda levels: {"messages": [{"role": "user", "content": deep_results(levels)}]},
+        lambda levels: {"brand_new": deep(levels)},
+    ],
+    ids=["tool", "schema", "block", "input", "results", "unknown field"],
+)
+def test_deep_nesting_goes_up_or_is_refused(fill: Callable[[int], dict[str, Any]], levels: int, api: str) -> None:
+    """Never a crash: what is parsed must also be written, or refused."""
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **fill(levels)}
+    try:
+        checked = check_request(loads_request(json.dumps(body).encode()))
+        gateway.adapters.get(api).prepare(MessagesRequest(checked, {}, "", "msg_1", 1), target_of("generic", api))
+    except (InvalidRequest, ValueError):
+        assert levels > 100
+
+
+@pytest.mark.parametrize("schema", [{"required": 7}, {"required": [[1]]}, {"properties": 7}, {"properties": [1]}])
+def test_an_odd_schema_is_not_strict(schema: dict[str, Any]) -> None:
+    full = {"type": "object", "additionalProperties": False, **schema}
+    case = {"request": {"output_config": {"format": {"type": "json_schema", "schema": full}}}}
+    body = json.loads(prepared(case).body)
+    assert body["response_format"]["json_schema"]["strict"] is False
+
+
 @pytest.mark.parametrize("provider", ["anthropic", "generic"])
 def test_our_own_signature_does_not_reach_an_anthropic_type_upstream(provider: str) -> None:
     """It would be refused there: "Invalid signature in thinking block"."""
@@ -208,7 +261,8 @@ def test_headers_of_the_chat_wire() -> None:
 
 def test_a_lone_surrogate_is_replaced() -> None:
     """R14: no upstream takes half a character."""
-    raw = b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"a\\ud83db \\ud83d\\ude42 \\\\ud83d"}]}'
+    raw = rb'{"system":"s\ud83d","messages":[{"role":"user","content":"a\ud83db \ud83d\ude42 \\ud83d"}],"max_tokens":9}'
     request = MessagesRequest(loads_request(raw), {}, "", "msg_1", 1)
     upstream = gateway.adapters.get("openai-chat").prepare(request, target_of("generic"))
-    assert json.loads(upstream.body)["messages"][0]["content"] == "a\ufffdb 🙂 \\ud83d"
+    contents = [message["content"] for message in json.loads(upstream.body)["messages"]]
+    assert contents == ["s\ufffd", "a\ufffdb 🙂 \\ud83d"]

@@ -102,6 +102,20 @@ def test_each_reasoning_field_is_thinking_and_goes_back_in_itself(field: str) ->
     assert upstream["messages"][1] == {"role": "assistant", "content": "Hi", field: "hm"}
 
 
+@pytest.mark.parametrize("at", [0, 4, 12, -9, -1])
+def test_reasoning_with_an_altered_signature_does_not_go_up(at: int) -> None:
+    adapter, target = gateway.adapters.get("openai-chat"), target_of("generic")
+    body = deltas({"reasoning_content": "hm"}, {"content": "Hi"})
+    messages = next_turn(check_stream(translate(adapter, REQUEST, target, [body]).output))
+    block = messages[1]["content"][0]
+    letters = list(block["signature"])
+    letters[at] = "A" if letters[at] != "A" else "B"
+    block["signature"] = "".join(letters)
+    request = MessagesRequest({"model": ASKED, "max_tokens": 9, "messages": messages}, {}, "", "msg_2", 3)
+    upstream = json.loads(adapter.prepare(request, target).body)
+    assert upstream["messages"][1] == {"role": "assistant", "content": "Hi"}
+
+
 def test_reasoning_of_another_provider_does_not_go_up() -> None:
     """R60: a route that switched its target, or another gateway's or Anthropic's own signature."""
     body = deltas({"reasoning_content": "hm"}, {"content": "Hi"})

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest
 from gateway.errors import GatewayError
-from tests.recordings import ASKED, MESSAGE_ID, retried, splits, target_of, translate
+from tests.recordings import ASKED, MESSAGE_ID, load_yaml, retried, splits, target_of, translate
 
-CASES = yaml.safe_load((Path(__file__).parent / "cases" / "errors.yaml").read_text())
+CASES = load_yaml(Path(__file__).parent / "cases" / "errors.yaml")
 REQUEST = MessagesRequest(
     {"model": ASKED, "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}, {}, "", MESSAGE_ID, 7
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import orjson
-
 from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
 from gateway.adapters.headers import error_context, upstream_headers
 from gateway.errors import GatewayError
@@ -14,6 +12,7 @@ from gateway.translate.changes import Changes
 from gateway.translate.passthrough_request import to_anthropic
 from gateway.translate.passthrough_stream import PassthroughTranslator
 from gateway.translate.upstream_errors import http_error
+from gateway.wire.json_text import dumps_request
 
 PATH = "/v1/messages"
 DEFAULT_VERSION = "2023-06-01"
@@ -36,7 +35,7 @@ class AnthropicMessagesAdapter:
                 **upstream_headers(target),
                 "accept": "text/event-stream",
             },
-            body=orjson.dumps(body),
+            body=dumps_request(body),
             changes=changes,
         )
 

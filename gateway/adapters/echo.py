@@ -59,7 +59,7 @@ def _answer(request: MessagesRequest) -> Iterator[bytes]:
     body = request.body
     writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
     prompt, result = _last_words(body["messages"])
-    names = {tool.get("name") for tool in body.get("tools") or () if isinstance(tool, dict)}
+    names = _tool_names(body)
     thought = _thought(prompt, body) if result is None else None
     if thought:
         writer.thinking(thought)
@@ -96,10 +96,15 @@ def _thought(prompt: str, body: dict[str, Any]) -> str | None:
 def _forced(body: dict[str, Any]) -> list[tuple[str, str]]:
     """The call that ``tool_choice`` demands."""
     choice = body.get("tool_choice")
-    tools = [tool["name"] for tool in body.get("tools") or () if isinstance(tool, dict) and tool.get("name")]
-    if not isinstance(choice, dict) or choice.get("type") not in ("any", "tool") or not tools:
+    names = _tool_names(body)
+    if not isinstance(choice, dict) or choice.get("type") not in ("any", "tool") or not names:
         return []
-    return [(choice["name"] if choice.get("name") in tools else tools[0], "{}")]
+    return [(choice["name"] if choice.get("name") in names else names[0], "{}")]
+
+
+def _tool_names(body: dict[str, Any]) -> list[str]:
+    tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
+    return [tool["name"] for tool in tools if isinstance(tool.get("name"), str)]
 
 
 def _last_words(messages: list[Any]) -> tuple[str, str | None]:
@@ -123,7 +128,7 @@ def _text_of(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(filter(None, map(_text_of, value)))
     if isinstance(value, dict):
-        return str(value["text"]) if value.get("text") else f"[{value.get('type')}]"
+        return str(value["text"]) if "text" in value else f"[{value.get('type')}]"
     return ""
 
 
@@ -149,7 +154,7 @@ def _structured(body: dict[str, Any]) -> str | None:
         return None
     fillers: dict[Any, Any] = {"number": 0, "integer": 0, "boolean": False, "array": [], "object": {}, "null": None}
     values = {
-        name: fillers.get(detail.get("type"), "echo") if isinstance(detail, dict) else "echo"
+        name: fillers.get(str(detail.get("type")), "echo") if isinstance(detail, dict) else "echo"
         for name, detail in properties.items()
     }
     return orjson.dumps(values).decode()

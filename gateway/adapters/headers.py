@@ -22,7 +22,7 @@ def upstream_headers(target: Target) -> dict[str, str]:
         headers["authorization"] = f"Bearer {key}"
     elif key and target.profile.auth == "x-api-key":
         headers["x-api-key"] = key
-    headers.update(target.profile.extra_headers)
+    headers.update({name.lower(): value for name, value in target.profile.extra_headers.items()})
     return headers
 
 

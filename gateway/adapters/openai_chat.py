@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
 from gateway.adapters.headers import error_context, upstream_headers
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.routing import Target
 from gateway.translate.changes import Changes
 from gateway.translate.chat_request import asked_stops, to_chat
@@ -19,7 +17,7 @@ from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import http_error
 from gateway.translate.writer import MessageStreamWriter
-from gateway.wire.json_text import without_nul
+from gateway.wire.json_text import TOO_DEEP, dumps_request, without_nul
 
 PATH = "/chat/completions"
 
@@ -29,11 +27,14 @@ class OpenAIChatAdapter:
 
     def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
         changes = Changes()
-        wire = to_chat(request.body, target.profile, target.provider.name, target.model, changes)
+        try:
+            wire = to_chat(request.body, target.profile, target.provider.name, target.model, changes)
+        except RecursionError:
+            raise InvalidRequest(TOO_DEEP) from None
         return UpstreamRequest(
             url=target.provider.base_url + PATH,
             headers={**upstream_headers(target), "accept": "text/event-stream"},
-            body=without_nul(orjson.dumps(wire)),
+            body=without_nul(dumps_request(wire)),
             changes=changes,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import import_module
 
 import click
@@ -38,3 +40,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="gateway")
 def main() -> None:
     """Use any model with Claude Code and every client of the Anthropic Messages API."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an arrow gets a question mark, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -12,13 +12,11 @@ import orjson
 from gateway import adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
 from gateway.cli.options import config_option, load_or_exit
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.routing import Target
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import TokenEstimator, measure
 from gateway.wire.json_text import loads_request
-
-_SECRET_HEADERS = ("authorization", "x-api-key")
 
 
 @click.command()
@@ -41,7 +39,10 @@ def explain(path: Path, request_file: BinaryIO, as_json: bool) -> None:
         click.echo(f"{error.status} {error.error_type}: {error.message}", err=True)
         sys.exit(1)
     shown = _shown(request, target, upstream)
-    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() if as_json else _text(shown))
+    text = orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() if as_json else _text(shown)
+    for secret in sorted(config.secrets, key=len, reverse=True):
+        text = text.replace(secret, "[key]")
+    click.echo(text)
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -51,7 +52,10 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, str]]:
         raise click.ClickException(f"not valid JSON: {error}") from None
     headers: dict[str, str] = {}
     if isinstance(value, dict) and isinstance(value.get("body"), dict):
-        headers = {str(name).lower(): str(text) for name, text in (value.get("headers") or {}).items()}
+        given = value.get("headers")
+        if given is not None and not isinstance(given, dict):
+            raise InvalidRequest("headers: Input should be an object")
+        headers = {str(name).lower(): str(text) for name, text in (given or {}).items()}
         value = value["body"]
     return check_request(value), headers
 
@@ -64,7 +68,7 @@ def _shown(request: MessagesRequest, target: Target, upstream: UpstreamRequest) 
         "missing_key": target.provider.missing_key,
         "estimated_input_tokens": request.input_tokens,
         "url": upstream.url,
-        "headers": {name: "[key]" if name in _SECRET_HEADERS else text for name, text in upstream.headers.items()},
+        "headers": dict(upstream.headers),
         "body": orjson.loads(upstream.body) if upstream.body else None,
         "changes": [{"action": c.action, "path": c.path, "reason": c.reason} for c in upstream.changes],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -48,10 +49,11 @@ def serve(
 
     def announce(actual_port: int, unreachable: set[str] | None) -> None:
         url = server_url(host, actual_port)
-        if unreachable is None:
-            click.echo(f"gateway {__version__} listens on {url}{'  (demo)' if reloader is None else ''}")
-        else:
-            click.echo(_welcome(config, url, unreachable))
+        demo_mark = "  (demo)" if reloader is None else ""
+        first = f"gateway {__version__} listens on {url}{demo_mark}"
+        # Nobody may be reading; that is no reason to stop.
+        with suppress(OSError):
+            click.echo(first if unreachable is None else _welcome(config, url, unreachable))
 
     # Imported last: what the configuration left behind in memory is used again.
     from gateway.server.start import StartError, start

@@ -28,7 +28,9 @@ class ClientStream:
 
     def __init__(self, request: web.Request, headers: Mapping[str, str], ping_interval: float) -> None:
         self._request = request
-        self._response = web.StreamResponse(headers={**STREAM_HEADERS, **headers})
+        self.headers = {**STREAM_HEADERS, **headers}
+        """Sent with the status line; what is added later than that is lost."""
+        self._response = web.StreamResponse()
         self._interval = ping_interval
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -44,6 +46,7 @@ class ClientStream:
         """Whole events. Raises ConnectionError when the client is gone."""
         async with self._lock:
             if not self._response.prepared:
+                self._response.headers.update(self.headers)
                 await self._response.prepare(self._request)
             self._last_write = self._loop.time()
             await self._response.write(data)

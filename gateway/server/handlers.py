@@ -19,7 +19,7 @@ from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
 from gateway.wire.json_text import loads_request
 
-REQUEST_ID = "request_id"
+REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 """The key under which a request carries its id."""
 
 _EPOCH = "1970-01-01T00:00:00Z"

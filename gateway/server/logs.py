@@ -19,11 +19,16 @@ class SafeFormatter(logging.Formatter):
         super().__init__(FORMAT)
         self._secrets = secrets
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line, whatever a client or an upstream put into it; a traceback follows it on lines of its own."""
+        text = super().formatMessage(record)
+        return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        for secret in self._secrets():
+        for secret in sorted(self._secrets(), key=len, reverse=True):
             text = text.replace(secret, "[secret]")
-        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+        return text
 
 
 def set_up(level: str, secrets: Callable[[], Collection[str]]) -> None:

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from gateway import adapters
 from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
-from gateway.errors import GatewayError, ProviderNotReady, UpstreamTimeout
+from gateway.errors import GatewayError, Overloaded, ProviderNotReady, UpstreamTimeout
 from gateway.routing import Target
 from gateway.server.client_stream import ClientStream
 from gateway.server.state import GatewayState, new_id
@@ -64,7 +64,7 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What a successful answer says about itself."""
-        headers = {"request-id": self.request_id, "x-gateway-target": self.target.name}
+        headers = {"request-id": self.request_id, "x-gateway-target": _printable(self.target.name)}
         if "x-gateway-explain" in self.request.headers:
             headers["x-gateway-changes"] = _changes_header(self.upstream.changes)
         return headers
@@ -73,6 +73,9 @@ class Exchange:
 async def run(state: GatewayState, client: web.Request, request_id: str, body: dict[str, object]) -> web.StreamResponse:
     """Answers one checked request. Raises GatewayError while the answer can still be an HTTP error."""
     exchange = _begin(state, client, request_id, body)
+    task = asyncio.current_task()
+    assert task is not None
+    state.running.add(task)
     try:
         return await (_stream(exchange) if body.get("stream") else _fold(exchange))
     except GatewayError as error:
@@ -82,6 +85,7 @@ async def run(state: GatewayState, client: web.Request, request_id: str, body: d
         exchange.outcome = "client_closed"
         raise
     finally:
+        state.running.discard(task)
         _record(exchange)
 
 
@@ -116,15 +120,26 @@ async def _stream(exchange: Exchange) -> web.StreamResponse:
         try:
             answer = await stack.enter_async_context(_open(exchange))
             await _check_status(exchange, answer)
+            stream.headers.update(_relayed(exchange, answer))
             while data := await _translated(exchange, answer):
                 await stream.write(data)
-        except GatewayError as error:
+        except (GatewayError, asyncio.CancelledError) as reason:
+            error = _as_error(exchange, reason)
             if not stream.started:
-                raise
+                raise error from None
             log.warning("%s %s failed in mid-stream: %s", exchange.request_id, exchange.target.name, error.message)
             exchange.outcome = error.error_type
             await stream.write(error_event(error, exchange.request_id))
         return await stream.finish()
+
+
+def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:
+    """The error that a stream ends with; a cancellation is one only when the gateway itself stops."""
+    if isinstance(reason, GatewayError):
+        return reason
+    if not exchange.state.cutting:
+        raise reason
+    return Overloaded("the gateway stops; ask again")
 
 
 async def _fold(exchange: Exchange) -> web.StreamResponse:
@@ -133,13 +148,19 @@ async def _fold(exchange: Exchange) -> web.StreamResponse:
         await _check_status(exchange, answer)
         while data := await _translated(exchange, answer):
             fold.feed(data)
-    return web.Response(
-        body=dumps(fold.message()), content_type="application/json", headers=exchange.headers
-    )
+        headers = {**exchange.headers, **_relayed(exchange, answer)}
+    return web.Response(body=dumps(fold.message()), content_type="application/json", headers=headers)
 
 
 def _open(exchange: Exchange) -> AbstractAsyncContextManager[Answer]:
     return open_upstream(exchange.state.session, exchange.upstream, exchange.target)
+
+
+def _relayed(exchange: Exchange, answer: Answer) -> dict[str, str]:
+    """Anthropic's own word on its rate limits; from anybody else it would mean something different."""
+    if not exchange.target.profile.first_party:
+        return {}
+    return {name: value for name, value in answer.headers.items() if name.startswith("anthropic-ratelimit-")}
 
 
 async def _check_status(exchange: Exchange, answer: Answer) -> None:
@@ -195,7 +216,7 @@ def _record(exchange: Exchange) -> None:
         "%s %s -> %s %s stop=%s in=%d cached=%d out=%d first=%.3fs total=%.3fs",
         exchange.request_id,
         _printable(exchange.request.model),
-        exchange.target.name,
+        _printable(exchange.target.name),
         exchange.outcome,
         exchange.translator.stop_reason,
         usage.input_tokens,

@@ -2,7 +2,7 @@
 
 Rules:
 * The listening socket opens before anything slow, and a taken port is one clear line.
-* The file is looked at once a second; a good one is swapped in whole, a bad one is reported and the old
+* The file is looked at twice a second; a good one is swapped in whole, a bad one is reported and the old
   one serves on.
 * The first signal stops taking work and lets streams finish; a second one ends at once.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.config import Config, ConfigError
+from gateway.config import Config, ConfigError, is_loopback
 from gateway.reload import Reloader, describe_change
 from gateway.server.app import build_app
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
@@ -29,8 +29,9 @@ from gateway.server.upstream import new_session
 
 log = logging.getLogger("gateway")
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
+CUT_SECONDS = 1.0
 BACKLOG = 1024
 
 
@@ -49,7 +50,7 @@ async def serve(
         runner = web.AppRunner(
             build_app(state),
             handler_cancellation=True,
-            shutdown_timeout=DRAIN_SECONDS,
+            shutdown_timeout=CUT_SECONDS,
             **HANDLER_OPTIONS,  # type: ignore[arg-type]
         )
         await runner.setup()
@@ -67,14 +68,26 @@ async def serve(
         announce(actual_port, None)
         tasks = [asyncio.create_task(_probe(config, actual_port, announce))]
         if reloader is not None:
-            tasks.append(asyncio.create_task(_watch(state, reloader)))
+            tasks.append(asyncio.create_task(_watch(state, reloader, is_loopback(host))))
         await stopped
         state.ready = False
         listener.close()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        await _drain(state)
         await runner.cleanup()
+
+
+async def _drain(state: GatewayState) -> None:
+    """Lets requests finish; past the limit each one ends with an error of its own."""
+    if state.running:
+        await asyncio.wait(state.running, timeout=DRAIN_SECONDS)
+    state.cutting = True
+    for task in state.running:
+        task.cancel()
+    if state.running:
+        await asyncio.wait(state.running, timeout=CUT_SECONDS)
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -111,13 +124,16 @@ async def _probe(config: Config, port: int, announce: Callable[[int, set[str] | 
     announce(port, await unreachable(config.providers.values()))
 
 
-async def _watch(state: GatewayState, reloader: Reloader) -> None:
+async def _watch(state: GatewayState, reloader: Reloader, loopback: bool) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
         result = await asyncio.to_thread(reloader.poll)
         if isinstance(result, ConfigError):
             state.config_error = str(result)
             log.error("providers.yaml has mistakes; the configuration before stays in force:\n%s", result)
+        elif result is not None and result.server.token is None and not loopback:
+            state.config_error = "server.token is gone, and the gateway listens to the network: not taken over"
+            log.error("%s", state.config_error)
         elif result is not None:
             for line in describe_change(state.config, result) or ["no route changed"]:
                 log.info("reloaded: %s", line)

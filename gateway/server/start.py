@@ -34,9 +34,9 @@ def start(
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"port {port} on {host} is taken; stop what listens there, or use --port") from None
-        if error.errno in (errno.EACCES, errno.EADDRNOTAVAIL):
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-        raise
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    except UnicodeError:
+        raise StartError(f"cannot listen on {host}: this is no host name") from None
     except KeyboardInterrupt:
         return
 

@@ -5,8 +5,10 @@ Rule: a request reads ``config`` once and keeps what it read; a reload swaps it 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import ClientSession, web
 
@@ -24,6 +26,10 @@ class GatewayState:
     ping_interval: float = 10.0
     """Seconds of silence after which a streaming client gets a ping (reliability.md, promise S12)."""
     ready: bool = True
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The tasks of the requests in the pipeline."""
+    cutting: bool = False
+    """The time to drain is over; a cancelled request ends with an error of its own."""
     config_error: str | None = None
     """Why the file as it stands now is not in force."""
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import orjson
-
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
 from gateway.translate.opaque import decode_signature, decode_tool_id
 from gateway.translate.reasoning import DETAILS, TAGS, restore_details
+from gateway.wire.json_text import dumps_request
 
 JSON = dict[str, Any]
 
@@ -64,7 +63,7 @@ class AssistantTurn:
         call: JSON = {
             "id": unique,
             "type": "function",
-            "function": {"name": name, "arguments": orjson.dumps(value).decode()},
+            "function": {"name": name, "arguments": dumps_request(value).decode()},
         }
         if ours and ours[1] is not None:
             call["extra_content"] = ours[1]

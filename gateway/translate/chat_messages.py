@@ -104,12 +104,13 @@ class ChatMessages:
         return texts
 
     def _texts(self, message: _Message) -> list[str]:
-        return [
-            part["text"]
-            for position, block in enumerate(message.blocks)
-            for part in self._parts(message, position, block)
-            if part["type"] == "text"
-        ]
+        texts = []
+        for position, block in enumerate(message.blocks):
+            for part in self._parts(message, position, block):
+                if part["type"] != "text":
+                    raise InvalidRequest(f"{message.path}[{position}]: a system message holds text only")
+                texts.append(part["text"])
+        return texts
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
+from gateway.wire.json_text import dumps_request
 
 JSON = dict[str, Any]
 
@@ -143,7 +142,7 @@ class PartReader:
         if isinstance(block.get("text"), str):
             return _text_part(block["text"])
         shown = {key: value for key, value in block.items() if key not in _HIDDEN_KEYS}
-        return _text_part(f"[{kind}] {orjson.dumps(_visible(shown)).decode()}")
+        return _text_part(f"[{kind}] {dumps_request(_visible(shown)).decode()}")
 
 
 def content_of(parts: list[JSON]) -> str | list[JSON]:

@@ -18,6 +18,7 @@ from gateway.profile import Profile
 from gateway.translate.changes import Changes
 from gateway.translate.chat_messages import ChatMessages
 from gateway.translate.chat_tools import OfferedTools, offer_tools, tool_choice
+from gateway.wire.json_text import dumps_request
 
 JSON = dict[str, Any]
 
@@ -157,9 +158,10 @@ def _is_strict(schema: Any) -> bool:
         return True
     properties = schema.get("properties")
     if schema.get("type") == "object" or properties is not None:
-        if schema.get("additionalProperties") is not False:
+        required = schema.get("required") or []
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
             return False
-        if set(properties or {}) != set(schema.get("required") or ()):
+        if not isinstance(properties, dict) or sorted(map(str, required)) != sorted(properties):
             return False
     return all(_is_strict(value) for value in schema.values())
 
@@ -177,7 +179,7 @@ def _identity(body: JSON, wire: JSON, profile: Profile, changes: Changes) -> Non
     if profile.session_field is not None and isinstance(session, str):
         wire[profile.session_field] = session[:64]
     if profile.user_field is not None:
-        user = user_id if identity is None else orjson.dumps(identity).decode()
+        user = user_id if identity is None else dumps_request(identity).decode()
         wire[profile.user_field] = hashlib.sha256(user.encode()).hexdigest()
         changes.add("replaced", "metadata.user_id", "sent as a hash")
     else:

@@ -16,6 +16,9 @@ from gateway.errors import UpstreamProtocolError
 from gateway.wire.json_text import loads_upstream
 from gateway.wire.sse import SSEDecoder
 
+MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024
+"""Some hundred times the longest answer of any model."""
+
 _JOINED = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 
 
@@ -23,6 +26,7 @@ class MessageFold:
     """Folds one stream; one object per request."""
 
     def __init__(self) -> None:
+        self._size = 0
         self._decoder = SSEDecoder(max_event=1 << 30)
         self._message: dict[str, Any] | None = None
         self._blocks: dict[int, dict[str, Any]] = {}
@@ -62,6 +66,9 @@ class MessageFold:
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
         kind = delta.get("type", "")
         if kind in _JOINED:
+            self._size += len(delta[_JOINED[kind]])
+            if self._size > MAX_ANSWER_CHARACTERS:
+                raise UpstreamProtocolError(f"the answer has more than {MAX_ANSWER_CHARACTERS >> 20} Mi characters")
             self._pieces[index].append(delta[_JOINED[kind]])
         elif kind == "citations_delta":
             self._blocks[index].setdefault("citations", [])

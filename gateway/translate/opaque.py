@@ -19,6 +19,8 @@ from typing import Any
 
 import orjson
 
+from gateway.wire.json_text import dumps
+
 _VERSION = "gw1"
 _CHECK_LENGTH = 8
 
@@ -48,15 +50,15 @@ def decode_tool_id(tool_id: Any) -> tuple[str, Any] | None:
 
 
 def _encode(state: Any, separator: str) -> str:
-    payload = base64.urlsafe_b64encode(orjson.dumps(state)).rstrip(b"=").decode()
+    payload = base64.urlsafe_b64encode(dumps(state)).rstrip(b"=").decode()
     return f"{_VERSION}{separator}{payload}{separator}{_check(payload)}"
 
 
 def _decode(text: Any, separator: str) -> Any:
-    if not isinstance(text, str) or not text.startswith(_VERSION + separator):
+    if not isinstance(text, str) or not text.isascii() or not text.startswith(_VERSION + separator):
         return None
-    payload, check = text[len(_VERSION) + 1 : -_CHECK_LENGTH - 1], text[-_CHECK_LENGTH:]
-    if not text.isascii() or text[-_CHECK_LENGTH - 1] != separator or check != _check(payload):
+    payload, found, check = text[len(_VERSION) + 1 :].rpartition(separator)
+    if not found or check != _check(payload):
         return None
     try:
         return orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -78,7 +78,8 @@ class ReasoningCollector:
     def _detail(self, item: dict[str, Any]) -> str:
         """Files one detail, joined to the one before where both are pieces of one text; its new text."""
         text = item.get("text") if isinstance(item.get("text"), str) else item.get("summary")
-        text = self.new_part((DETAILS, item.get("index"), item.get("type")), text) if isinstance(text, str) else ""
+        place = (DETAILS, str(item.get("index")), str(item.get("type")))
+        text = self.new_part(place, text) if isinstance(text, str) else ""
         last = self._details[-1] if self._details else None
         name = "summary" if "summary" in item else "text"
         if last is not None and _same_text(last, item):

@@ -36,6 +36,8 @@ def check_request(body: Any, *, needs_max_tokens: bool = True) -> dict[str, Any]
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: Field required" if model is None else "model: Input should be a string")
+    if not model.isprintable():
+        raise InvalidRequest("model: Input should be printable characters; the name goes into headers and logs")
     if needs_max_tokens:
         _check_max_tokens(body.get("max_tokens"))
     for name, (types, wanted) in _TYPES.items():

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from gateway.wire.json_text import dumps_request
 
 DEFAULT_BYTES_PER_TOKEN = 3.6
 """English prose and code mixed with JSON schemas; calibration replaces it after the first answer."""
@@ -21,6 +21,9 @@ IMAGE_TOKENS = 1600
 """What Anthropic counts for a full-size image (docs.claude.com/en/docs/build-with-claude/vision)."""
 PDF_BYTES_PER_TOKEN = 30
 """A PDF page takes 1,500-3,000 tokens and some 60 KiB; an order of magnitude, no more."""
+
+MAX_MODELS = 1000
+"""Clients may spell any model of a provider; the one that was not seen for longest is forgotten."""
 
 _SMOOTHING = 0.3
 _LOWEST, _HIGHEST = 1.0, 12.0
@@ -38,12 +41,12 @@ class PromptSize:
 
 
 def measure(body: dict[str, Any]) -> PromptSize:
-    """The size of a request's system prompt, messages and tools."""
+    """The size of a request's system prompt, messages and tools. Raises InvalidRequest for one nested too deeply."""
     text = 0
     other = 0
     tools = body.get("tools")
     if tools:
-        text += len(_dumps(tools))
+        text += len(dumps_request(tools))
     for block in _blocks(body):
         kind = block.get("type")
         source = block.get("source")
@@ -72,7 +75,9 @@ class TokenEstimator:
         if prompt_tokens < _ENOUGH_TOKENS or size.other_tokens > prompt_tokens // 10:
             return
         ratio = min(_HIGHEST, max(_LOWEST, size.text_bytes / (prompt_tokens - size.other_tokens)))
-        known = self._ratios.get(target)
+        known = self._ratios.pop(target, None)
+        if len(self._ratios) >= MAX_MODELS:
+            del self._ratios[next(iter(self._ratios))]
         self._ratios[target] = ratio if known is None else known + _SMOOTHING * (ratio - known)
 
 
@@ -96,11 +101,4 @@ def _text_bytes(block: dict[str, Any]) -> int:
     value = block.get(kind) if kind in ("text", "thinking") else None
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    return len(_dumps(block))
-
-
-def _dumps(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return repr(value).encode("utf-8", "replace")
+    return len(dumps_request(block))

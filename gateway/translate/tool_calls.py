@@ -18,12 +18,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from gateway.errors import UpstreamProtocolError
 from gateway.translate.json_progress import JsonProgress
 from gateway.translate.opaque import encode_tool_id
 from gateway.translate.writer import MessageStreamWriter
+from gateway.wire.json_text import dumps
 
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -84,7 +83,7 @@ class ToolCalls:
                     continue
                 raise UpstreamProtocolError("the upstream sent a tool call without a name")
             if call.merged is not None:
-                call.waiting.append(orjson.dumps(call.merged).decode())
+                call.waiting.append(dumps(call.merged).decode())
             self._announce(call)
 
     def _delta(self, delta: dict[str, Any], function: dict[str, Any], position: int, *, alone: bool) -> None:
@@ -144,7 +143,7 @@ class ToolCalls:
             call.merged = {**(call.merged or {}), **arguments}
             return
         if isinstance(arguments, list):
-            arguments = orjson.dumps(arguments).decode()
+            arguments = dumps(arguments).decode()
         if isinstance(arguments, str) and arguments:
             call.waiting.append(arguments)
             call.progress.feed(arguments)

@@ -159,8 +159,12 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, context: Er
     """The error for an answer with a status other than 200. Header names are lower-case."""
     if 300 <= status < 400:
         return UpstreamFailed(f"{context.provider} answered with a redirect ({status}); mend its base_url")
-    cause = _read_body(body)
-    return _classify(status, cause, context, retry_after_seconds(headers, body))
+    if status < 400:
+        return UpstreamFailed(f"{context.provider} answered with the status {status} instead of an event stream")
+    error = _classify(status, _read_body(body), context, retry_after_seconds(headers, body))
+    if error.should_retry is None and headers.get("x-should-retry") in ("true", "false"):
+        error.should_retry = headers["x-should-retry"] == "true"
+    return error
 
 
 def payload_error(error: Any, context: ErrorContext) -> GatewayError:
@@ -233,7 +237,10 @@ def _read_payload(error: Any) -> _Cause:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return without_surrogates(value if isinstance(value, str) else str(value))
+    try:
+        return without_surrogates(value if isinstance(value, str) else str(value))
+    except RecursionError:
+        return "an error that is nested too deeply"
 
 
 def _status_of(error: Any) -> int:
@@ -248,7 +255,7 @@ def _status_of(error: Any) -> int:
         kind = error.get("type")
         nested = error.get("error")
         if isinstance(nested, dict):
-            return _status_of(nested)
+            return _status_of({**nested, "error": None})
         return _STATUS_OF_TYPE.get(kind, 502) if isinstance(kind, str) else 502
     return 502
 
@@ -325,4 +332,6 @@ def _message(cause: _Cause, context: ErrorContext) -> str:
     message = cause.message.strip()[:MAX_CAUSE_CHARACTERS] or "no reason given"
     if context.secret:
         message = message.replace(context.secret, "[key]")
+    # These bytes end up in a terminal.
+    message = "".join(char if char.isprintable() or char in "\n\t" else " " for char in message)
     return f"{context.provider}: {message}"

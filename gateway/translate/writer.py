@@ -27,10 +27,13 @@ import orjson
 from gateway.errors import GatewayError, UpstreamProtocolError
 from gateway.translate.json_progress import JsonProgress
 from gateway.translate.usage import Usage
-from gateway.wire.json_text import without_surrogates
+from gateway.wire.json_text import dumps, without_surrogates
 from gateway.wire.sse import encode_event
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
+"""What may be held back behind one open call."""
 
 _BYTES_PER_OUTPUT_TOKEN = 4
 """For answers whose upstream reports no usage; the usual figure for English text."""
@@ -96,6 +99,7 @@ class MessageStreamWriter:
         self._surrogate = ""
         self._calls: dict[Hashable, _Call] = {}
         self._held: deque[_Held] = deque()
+        self._waiting = 0
         self._usage: Usage | None = None
         self._written = 0
 
@@ -146,6 +150,8 @@ class MessageStreamWriter:
             self._write_arguments(call)
             if self._held and call.progress.complete:
                 self._release()
+        else:
+            self._wait(len(arguments))
 
     def usage(self, usage: Usage) -> None:
         """The final token counts; without them they are estimated."""
@@ -167,7 +173,7 @@ class MessageStreamWriter:
             "delta": {"stop_reason": stop_reason, "stop_sequence": stop_sequence},
             "usage": usage.to_wire(),
         }
-        self._out.append(encode_event("message_delta", orjson.dumps(delta)))
+        self._out.append(encode_event("message_delta", dumps(delta)))
         self._out.append(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
         return usage
 
@@ -181,9 +187,16 @@ class MessageStreamWriter:
 
     # -- order -----------------------------------------------------------------------------------------
 
+    def _wait(self, size: int) -> None:
+        """Counts what must wait; an upstream that never closes a call does not fill the memory."""
+        self._waiting += size
+        if self._waiting > MAX_WAITING_CHARACTERS:
+            raise UpstreamProtocolError("the upstream opened a tool call and sent too much else before its end")
+
     def _push(self, item: _Held) -> None:
         if self._held or not self._may_leave_call():
             last = self._held[-1] if self._held else None
+            self._wait(sum(map(len, item.values)))
             if last is not None and last.kind == item.kind and item.kind in ("text", "thinking"):
                 last.values.extend(item.values)
             else:
@@ -199,6 +212,8 @@ class MessageStreamWriter:
     def _release(self) -> None:
         while self._held and self._may_leave_call():
             self._write(self._held.popleft())
+        if not self._held:
+            self._waiting = 0
 
     def _flush_held(self) -> None:
         while self._held:
@@ -237,7 +252,7 @@ class MessageStreamWriter:
 
     def _open_tool_use(self, call: _Call) -> None:
         block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-        self._open_block("call", orjson.dumps(block))
+        self._open_block("call", dumps(block))
         self._open_call = call
         self._write_arguments(call)
 
@@ -295,7 +310,7 @@ class MessageStreamWriter:
             return
         self._started = True
         start = message_start(self._message_id, self._model, self._estimate)
-        self._out.append(encode_event("message_start", orjson.dumps(start)))
+        self._out.append(encode_event("message_start", dumps(start)))
 
     def _encode(self, text: str) -> bytes | None:
         """``text`` as JSON; half a surrogate pair waits for its other half (None: all of it waits)."""

@@ -14,6 +14,10 @@ from typing import Any
 
 import orjson
 
+from gateway.errors import InvalidRequest, UpstreamProtocolError
+
+TOO_DEEP = "body: nested more than 250 levels deep"
+
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -41,11 +45,26 @@ def loads_upstream(data: bytes | str) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as JSON in valid UTF-8, also when an upstream put lone surrogates into it."""
+    """An upstream's value as JSON in valid UTF-8, whatever was in it: lone surrogates, huge integers.
+
+    Raises UpstreamProtocolError for what is nested too deeply (orjson reads 1,024 levels and writes 254).
+    """
     try:
         return orjson.dumps(value)
     except TypeError:
-        return orjson.dumps(_whole_characters(value))
+        pass
+    try:
+        return json.dumps(_whole_characters(value), ensure_ascii=False, separators=(",", ":")).encode()
+    except (RecursionError, ValueError, TypeError):
+        raise UpstreamProtocolError("the upstream sent JSON that is nested too deeply") from None
+
+
+def dumps_request(value: Any) -> bytes:
+    """A client's value as JSON. Raises InvalidRequest for what is nested too deeply."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        raise InvalidRequest(TOO_DEEP) from None
 
 
 def _whole_characters(value: Any) -> Any:

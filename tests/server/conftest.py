@@ -15,6 +15,8 @@ server: {{token: "{token}"}}
 providers:
   lab: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{LAB_KEY}}"}}
   ant: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}"}}
+  official: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}", profile: {{first_party: true}}}}
+  named: {{api: openai-chat, base_url: "{named}/v1"}}
   impatient: {{api: openai-chat, base_url: "{url}/v1", profile: {{idle_timeout: 0.3, first_byte_timeout: 0.3}}}}
   refused: {{api: openai-chat, base_url: "http://127.0.0.1:{closed}/v1", api_key: "${{LAB_KEY}}"}}
   nowhere: {{api: openai-chat, base_url: "http://gateway-test.invalid/v1", api_key: "${{LAB_KEY}}"}}
@@ -27,6 +29,12 @@ models:
   unset: keyless/m
   "lab-*": lab
 """
+
+
+def providers_yaml(upstream: FaultyUpstream, closed_port: int) -> str:
+    """The configuration of the one gateway. ``named`` is reached by a host name: to an IP address no cookie returns."""
+    named = upstream.url.replace("127.0.0.1", "localhost")
+    return PROVIDERS.format(token=TOKEN, url=upstream.url, closed=closed_port, named=named)
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +52,9 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def gateway(
-    upstream: FaultyUpstream, closed_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def gateway(upstream: FaultyUpstream, closed_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Knows the upstream by two wires; wants a token. Whatever the tests do to it, its log stays clean."""
-    config = PROVIDERS.format(token=TOKEN, url=upstream.url, closed=closed_port)
+    config = providers_yaml(upstream, closed_port)
     with running_gateway(tmp_path_factory.mktemp("server"), config, "--log-level", "debug", token=TOKEN) as process:
         yield process
         assert process.process is not None

@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._upstream = upstream
         self._received = b""
         self._task: asyncio.Task[None] | None = None
-        self._visit: Visit | None = None
+        self.visit: Visit | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self.gone = asyncio.Event()
@@ -153,9 +153,9 @@ class Connection(asyncio.Protocol):
     def _leave(self) -> None:
         self.gone.set()
         self._writable.set()
-        if self._visit is not None and not self._visit.left.is_set():
-            self._visit.left_at = time.monotonic()
-            self._visit.left.set()
+        if self.visit is not None and not self.visit.left.is_set():
+            self.visit.left_at = time.monotonic()
+            self.visit.left.set()
 
     def _next(self) -> None:
         """Begins the answer when the request is there in whole."""
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         if len(rest) < size:
             return
         self._received = rest[size:]
-        visit = self._visit = Visit(line, headers, rest[:size])
+        visit = self.visit = Visit(line, headers, rest[:size])
         script = self._upstream.script_for(visit)
         self._task = asyncio.get_running_loop().create_task(self._answer(script))
         script.arrive(visit)
@@ -201,10 +201,13 @@ class FaultyUpstream:
         self._thread.join(WAIT_SECONDS)
 
     def script(self, answer: Answer, name: str = "") -> Script:
-        """Makes the answer available under a model name that nothing else has; ``name`` replaces an older script."""
+        """Makes the answer available under a new model name, or under ``name``; ``*`` is any name without a script."""
         script = Script(name or f"m{next(self._names)}", answer)
         self._scripts[script.model] = script
         return script
+
+    def forget(self, script: Script) -> None:
+        del self._scripts[script.model]
 
     def gate(self) -> Gate:
         return Gate(self._loop)
@@ -220,7 +223,7 @@ class FaultyUpstream:
         server = self._loop.run_until_complete(
             self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=512)
         )
-        self.url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         self._loop.run_forever()
         server.close()
@@ -237,6 +240,16 @@ class FaultyUpstream:
 def head(status: int, headers: dict[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode()
+
+
+def answer_by_path(chat: Answer, anthropic: Answer) -> Answer:
+    """One script for both wires."""
+
+    async def answer(connection: Connection) -> None:
+        assert connection.visit is not None
+        await (chat if "/chat/" in connection.visit.line else anthropic)(connection)
+
+    return answer
 
 
 def reply(status: int, headers: dict[str, str], body: bytes) -> Answer:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, ClientTimeout, web
 
 from gateway.config import loads
 from gateway.server.app import build_app
@@ -26,8 +26,12 @@ from tests.grammar import Reading, check_stream
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 20
+PATIENCE = ClientTimeout(total=30)
+"""A test that would wait for ever fails instead."""
 TOKEN = "gw-token-5d41402abc4b2a76"
 KEYS = {"LAB_KEY": "sk-lab-9f86d081884c7d65", "ANT_KEY": "sk-ant-2c624232cdd221771294"}
+DEAD_PROXY = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:1")
+"""Nobody is there; a gateway that asked the environment for a proxy would reach nothing."""
 SECRETS = (TOKEN, *KEYS.values())
 
 STATUS_OF_TYPE = {
@@ -120,22 +124,22 @@ class Gateway:
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, STOP_SECONDS)
 
-    async def send(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    async def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
         """One request on a connection of its own; ``body`` is bytes or becomes JSON. ``headers`` replace the usual."""
         data = body if isinstance(body, bytes | None) else orjson.dumps(body)
         # A file-like body spares aiohttp's warning about large ones.
         payload = data if data is None else BytesIO(data)
         async with (
-            ClientSession(auto_decompress=False) as session,
+            ClientSession(auto_decompress=False, timeout=PATIENCE) as session,
             session.request(
                 method, self.url + path, data=payload, headers=self.headers() if headers is None else headers
             ) as response,
         ):
             return Reply(response.status, response.headers, await response.read())
 
-    async def ask(self, model: str, *, stream: bool = True, headers: Mapping[str, str] | None = None, **more: Any) -> Reply:
+    async def ask(
+        self, model: str, *, stream: bool = True, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> Reply:
         """One turn."""
         return await self.send("POST", "/v1/messages?beta=true", turn(model, stream=stream, **more), headers)
 
@@ -148,7 +152,7 @@ def turn(model: str, prompt: str = "Hello", **more: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def open_stream(gateway: Gateway, model: str, **more: Any) -> AsyncIterator[Any]:
     """An answer that is read bit by bit. Leaving closes the connection."""
-    async with ClientSession() as session:
+    async with ClientSession(timeout=PATIENCE) as session:
         response = await session.post(
             f"{gateway.url}/v1/messages", json=turn(model, stream=True, **more), headers=gateway.headers()
         )
@@ -156,6 +160,15 @@ async def open_stream(gateway: Gateway, model: str, **more: Any) -> AsyncIterato
             yield response
         finally:
             response.close()
+
+
+async def until(holds: Callable[[], Awaitable[object]]) -> None:
+    """Asks again and again; for what only another process knows."""
+    for _ in range(1000):
+        if await holds():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never came true")
 
 
 async def raw(gateway: Gateway, data: bytes, *, finish: bool = False) -> list[Reply]:
@@ -190,19 +203,26 @@ def parse_replies(data: bytes) -> list[Reply]:
 
 @contextmanager
 def running_gateway(
-    folder: Path, config: str | Path, *options: str, token: str | None = None, env: Mapping[str, str] | None = None
+    folder: Path, config: str, *options: str, token: str | None = None, before: str = ""
 ) -> Iterator[Gateway]:
-    """``gateway serve`` on a free port; ``config`` is a text for providers.yaml, or the file."""
-    file = config
-    if isinstance(file, str):
-        file = folder / "providers.yaml"
-        file.write_text(str(config))
+    """``gateway serve`` on a free port; ``config`` is the text of ``folder``/providers.yaml.
+
+    ``before`` is Python that the process runs first: it may set the server's clocks.
+    """
+    file = folder / "providers.yaml"
+    file.write_text(config)
+    file.chmod(0o600)
     log_file = folder / "gateway.log"
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", "0", *options]
-    environment = {**os.environ, **KEYS, **(env or {})}
+    program = f"{before}\nfrom gateway.cli import main\nmain()"
+    command = [sys.executable, "-c", program, "serve", "--config", str(file), "--port", "0", *options]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, **KEYS, **DEAD_PROXY},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
         )
     assert process.stdout is not None
     try:
@@ -226,6 +246,6 @@ async def gateway_in_process(config: str, *, ping_interval: float = 10.0) -> Asy
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         try:
-            yield Gateway("http://127.0.0.1:%d" % runner.addresses[0][1])
+            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}")
         finally:
             await runner.cleanup()

@@ -68,7 +68,9 @@ async def test_the_token_is_asked_for_before_the_body_is_read(gateway: Gateway) 
     (await gateway.send("POST", "/v1/messages", b"{", {})).error(401, "authentication_error")
 
 
-PATH_TRICKS = ["/v1/../v1/messages", "/healthz/../v1/models", "/./v1/models", "/v1/models/", "/v1//models", "/%76%31/models"]
+PATH_TRICKS = [
+    "/v1/../v1/messages", "/healthz/../v1/models", "/./v1/models", "/v1/models/", "/v1//models", "/%76%31/models",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATH_TRICKS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.server.faulty_upstream import FaultyUpstream, reply, stream, whole
+from tests.server.faulty_upstream import FaultyUpstream, answer_by_path, reply, stream, whole
 from tests.server.gateway_process import TOKEN, Gateway, Reply, turn
 
 MIB = 1024 * 1024
@@ -186,6 +187,38 @@ async def test_a_bad_body_is_told_by_its_field(gateway: Gateway, body: Any, fiel
         assert counted.error(400, "invalid_request_error").startswith(f"{field}: ")
 
 
+DEEP: dict[str, dict[str, Any]] = {
+    "a schema": {"tools": [{"name": "t", "input_schema": {"type": "object", "properties": "DEEP"}}]},
+    "an input": {
+        "messages": [
+            *MESSAGES,
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "t", "input": "DEEP"}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "x"}]},
+        ]
+    },
+    "a block": {"messages": [{"role": "user", "content": [{"type": "new", "x": "DEEP"}]}]},
+    "metadata": {"metadata": {"user_id": "DEEP"}},
+    "an unknown field": {"new": "DEEP"},
+    "system": {"system": [{"type": "new", "x": "DEEP"}]},
+}
+
+
+@pytest.mark.parametrize("fields", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize("provider", ["echo", "lab", "ant"])
+async def test_depth_is_no_defect(
+    gateway: Gateway, upstream: FaultyUpstream, provider: str, fields: dict[str, Any]
+) -> None:
+    """Taken, or refused by name; JSON is read to a greater depth than it can be written."""
+    script = upstream.script(answer_by_path(stream(*whole("chat", "Hi")), stream(*whole("anthropic", "Hi"))))
+    for depth in (100, 120, 130, 250, 500):
+        nest = b'{"a":[' * depth + b"0" + b"]}" * depth
+        body = orjson.dumps({**turn(f"{provider}/{script.model}"), **fields}).replace(b'"DEEP"', nest)
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            answer = await gateway.send("POST", path, body)
+            if answer.status != 200:
+                answer.error(400, "invalid_request_error")
+
+
 async def test_a_body_is_json_whatever_its_content_type_says(gateway: Gateway) -> None:
     headers = {**gateway.headers(), "content-type": "text/plain; charset=utf-16"}
     assert (await gateway.send("POST", "/v1/messages", turn("sonnet"), headers)).status == 200
@@ -210,7 +243,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_came(gateway: Gateway)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
         b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\ncontent-length: %d\r\n\r\n"
-        % (PLAIN["x-api-key"].encode(), 33 * MIB)
+        % (TOKEN.encode(), 33 * MIB)
     )
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     assert head.startswith(b"http/1.1 413")
@@ -224,7 +257,7 @@ async def test_a_client_that_sends_too_much_reads_why(gateway: Gateway, chunked:
     """33 MiB are really sent; the answer arrives, not a reset."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     length = "transfer-encoding: chunked" if chunked else f"content-length: {33 * MIB}"
-    writer.write(f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {PLAIN['x-api-key']}\r\n{length}\r\n\r\n".encode())
+    writer.write(f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n{length}\r\n\r\n".encode())
     block = b"10000\r\n" + b"x" * 65536 + b"\r\n" if chunked else b"x" * 65536
 
     async def push() -> None:
@@ -307,7 +340,7 @@ async def test_odd_pages(gateway: Gateway) -> None:
     assert retired == {"data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
-@pytest.mark.parametrize("name", ["sonnet", "claude-sonnet-4-6-20260101", "claude-opus-4-8%5B1m%5D", "lab/any/thing:1b"])
+@pytest.mark.parametrize("name", ["sonnet", "claude-sonnet-4-6-20260101", "claude-opus-4-8%5B1m%5D", "lab/a/b:1b"])
 async def test_one_model(gateway: Gateway, name: str) -> None:
     model = (await gateway.send("GET", f"/v1/models/{name}")).json
     assert model["id"] == name.replace("%5B", "[").replace("%5D", "]")
@@ -326,6 +359,35 @@ async def test_an_unknown_model_lists_the_known_ones(gateway: Gateway) -> None:
         assert "sonnet" in message
         assert "lab-*" in message
         assert len(message) < 1000
+
+
+ODD_NAMES = [
+    "x\ny: z", "x\r\n\r\nHTTP/1.1 200 OK", "x\x00", "x\x1b[2J", "\u2028", "模型", "🎉", "ü", " x ", "a/b/c?d#e", "../x",
+    "%0a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+@pytest.mark.parametrize("provider", ["echo", "lab"])
+async def test_odd_model_names(gateway: Gateway, upstream: FaultyUpstream, provider: str, name: str) -> None:
+    """Refused by name, or taken and handed on unchanged; never a header or a path of their own."""
+    script = upstream.script(stream(*whole("chat", "Hi")), name)
+    asked = f"{provider}/{name}"
+    for streamed in (True, False):
+        answer = await gateway.ask(asked, stream=streamed)
+        if answer.status != 200:
+            assert answer.error(kind=None).startswith("model: ")
+            assert answer.status in (400, 404)
+            continue
+        assert "y" not in answer.headers
+        if streamed:
+            reading = answer.reading()
+            assert reading.start is not None
+            assert reading.start["model"] == asked
+        else:
+            assert answer.json["model"] == asked
+    assert all(visit.json["model"] == name for visit in script.visits)
+    upstream.forget(script)
 
 
 async def test_a_provider_without_its_key_names_the_variable(gateway: Gateway) -> None:

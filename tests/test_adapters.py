@@ -209,13 +209,15 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("api", [CHAT, ANTHROPIC])
-@pytest.mark.parametrize("levels", [100, 240, 300, 1000])
-def test_a_deep_schema_goes_up_or_is_refused(api: str, levels: int) -> None:
+@pytest.mark.parametrize("levels", [100, 240])
+def test_a_deep_schema_goes_up(api: str, levels: int) -> None:
     tools = [{"name": "t", "input_schema": {"type": "object", **nested(levels)}}]
-    try:
-        body = ask(target_of(f"{{{api}}}"), tools=tools).body
-    except InvalidRequest as refused:
-        assert levels > 240
-        assert "deep" in refused.message
-    else:
-        assert body.count(b'"properties"') >= levels
+    assert ask(target_of(f"{{{api}}}"), tools=tools).body.count(b'"properties"') >= levels
+
+
+@pytest.mark.parametrize("api", [CHAT, ANTHROPIC])
+@pytest.mark.parametrize("levels", [300, 1000])
+def test_a_schema_that_is_too_deep_is_the_clients_fault(api: str, levels: int) -> None:
+    tools = [{"name": "t", "input_schema": {"type": "object", **nested(levels)}}]
+    with pytest.raises(InvalidRequest, match="deep"):
+        ask(target_of(f"{{{api}}}"), tools=tools)

@@ -162,7 +162,8 @@ def test_broken_arguments_go_on_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ['call delete {"a": 1}', "call search", 'I call search {"q": 1}', 'call search {"q": 1} now', "call search []"]
+    "prompt",
+    ['call delete {"a": 1}', "call search", 'I call search {"q": 1}', 'call search {"q": 1} now', "call search []"],
 )
 def test_what_is_no_call(prompt: str) -> None:
     assert text_of(prompt, tools=TOOLS) == f"echo: {prompt}"

@@ -22,8 +22,9 @@ SIGNATURE = encode_signature({"field": "reasoning_details", "data": ["é", 1]})
 CALL_ID = encode_tool_id("functions.search:0", {"thought": "x"}, 2)
 
 FOREIGN: list[Any] = [
-    *("", "gw1", "gw1.", "gw1_", "gw1.a", "gw1_x", "gw1..", "gw1.12345678", "gw1..12345678", "gw1_1234567_", "gw2.e30."),
-    *("ErUBCkYIBxgCIkAxyz==", "toolu_01A", "call_abc", "gw1.é.12345678", "gw1.\ud800.12345678", "\x00" * 50, "=" * 5000),
+    *("", "gw1", "gw1.", "gw1_", "gw1.a", "gw1_x", "gw1..", "gw1.12345678", "gw1..12345678", "gw1_1234567_"),
+    *("gw2.e30.", "ErUBCkYIBxgCIkAxyz==", "toolu_01A", "call_abc", "gw1.é.12345678", "gw1.\ud800.12345678"),
+    *("\x00" * 50, "=" * 5000),
     *(None, 7, 7.5, True, b"gw1.e30.x", [], {}, [SIGNATURE]),
 ]
 
@@ -36,7 +37,7 @@ def test_a_signature_gives_its_state_back(state: dict[str, Any]) -> None:
 
 @settings(max_examples=40)
 @given(TEXTS, JSON, st.integers(0, 1000))
-def test_a_tool_id_gives_its_state_back_in_the_letters_that_clients_take(upstream_id: str, extra: Any, salt: int) -> None:
+def test_a_tool_id_gives_its_state_back_in_letters_that_clients_take(upstream_id: str, extra: Any, salt: int) -> None:
     tool_id = encode_tool_id(upstream_id, extra, salt)
     assert TOOL_ID.match(tool_id)
     assert decode_tool_id(tool_id) == (upstream_id, extra)

@@ -94,10 +94,12 @@ class BrokenPipe:
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_a_broken_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", BrokenPipe())
-    logs.set_up("debug", lambda: ())
+def test_a_broken_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "stderr", BrokenPipe())
+        logs.set_up("debug", lambda: ())
     logging.getLogger("gateway").error("nobody hears this")
+    assert capsys.readouterr().err == "", "nor is there a traceback for each line"
 
 
 @pytest.mark.usefixtures("logging_restored")

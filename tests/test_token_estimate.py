@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import InvalidRequest
 from gateway.translate.token_estimate import (
     DEFAULT_BYTES_PER_TOKEN,
     IMAGE_TOKENS,
@@ -79,9 +80,13 @@ def nested(levels: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("levels", [100, 300, 1000])
-def test_depth_is_no_trouble(levels: int) -> None:
-    assert measure(body({"type": "tool_use", "input": nested(levels)}, tools=[nested(levels)])).text_bytes > levels
+@pytest.mark.parametrize("levels", [100, 240, 300, 1000, 5000])
+def test_depth_is_counted_or_refused(levels: int) -> None:
+    for deep in (body(tools=[nested(levels)]), body({"type": "tool_use", "input": nested(levels)})):
+        try:
+            assert measure(deep).text_bytes > levels
+        except InvalidRequest:
+            assert levels > 250
     assert measure({"system": nested(levels), "messages": nested(levels)}).text_bytes >= len("deep")
 
 

@@ -38,11 +38,8 @@ def explain(path: Path, request_file: BinaryIO, as_json: bool) -> None:
     except GatewayError as error:
         click.echo(f"{error.status} {error.error_type}: {error.message}", err=True)
         sys.exit(1)
-    shown = _shown(request, target, upstream)
-    text = orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() if as_json else _text(shown)
-    for secret in sorted(config.secrets, key=len, reverse=True):
-        text = text.replace(secret, "[key]")
-    click.echo(text)
+    shown = _masked(_shown(request, target, upstream), sorted(config.secrets, key=len, reverse=True))
+    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode() if as_json else _text(shown))
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -72,6 +69,19 @@ def _shown(request: MessagesRequest, target: Target, upstream: UpstreamRequest) 
         "body": orjson.loads(upstream.body) if upstream.body else None,
         "changes": [{"action": c.action, "path": c.path, "reason": c.reason} for c in upstream.changes],
     }
+
+
+def _masked(value: Any, secrets: list[str]) -> Any:
+    """``value`` without any secret in its strings."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "[key]")
+        return value
+    if isinstance(value, dict):
+        return {_masked(name, secrets): _masked(item, secrets) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item, secrets) for item in value]
+    return value
 
 
 def _text(shown: dict[str, Any]) -> str:

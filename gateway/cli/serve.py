@@ -63,6 +63,16 @@ def serve(
     except StartError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+    _forget_readers_that_left()
+
+
+def _forget_readers_that_left() -> None:
+    """What could not be written is no reason for another exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _load(reloader: Reloader) -> Config:

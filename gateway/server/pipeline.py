@@ -144,11 +144,14 @@ def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError)
 
 async def _fold(exchange: Exchange) -> web.StreamResponse:
     fold = MessageFold()
-    async with _open(exchange) as answer:
-        await _check_status(exchange, answer)
-        while data := await _translated(exchange, answer):
-            fold.feed(data)
-        headers = {**exchange.headers, **_relayed(exchange, answer)}
+    try:
+        async with _open(exchange) as answer:
+            await _check_status(exchange, answer)
+            while data := await _translated(exchange, answer):
+                fold.feed(data)
+            headers = {**exchange.headers, **_relayed(exchange, answer)}
+    except asyncio.CancelledError as reason:
+        raise _as_error(exchange, reason) from None
     return web.Response(body=dumps(fold.message()), content_type="application/json", headers=headers)
 
 

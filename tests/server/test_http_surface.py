@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tests.server.faulty_upstream import FaultyUpstream, answer_by_path, reply, stream, whole
-from tests.server.gateway_process import TOKEN, Gateway, Reply, turn
+from tests.server.gateway_process import STOP_SECONDS, TOKEN, Gateway, Reply, turn
 
 MIB = 1024 * 1024
 PLAIN = {"x-api-key": TOKEN}
@@ -156,7 +156,6 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "message a string": (turn("sonnet", messages=["Hello"]), "messages[0]"),
     "no role": (turn("sonnet", messages=[{"content": "x"}]), "messages[0].role"),
     "role a number": (turn("sonnet", messages=[{"role": 1, "content": "x"}]), "messages[0].role"),
-    "role unknown": (turn("sonnet", messages=[{"role": "robot", "content": "x"}]), "messages[0].role"),
     "no content": (turn("sonnet", messages=[{"role": "user"}]), "messages[0].content"),
     "content a number": (turn("sonnet", messages=[{"role": "user", "content": 5}]), "messages[0].content"),
     "block a string": (turn("sonnet", messages=[{"role": "user", "content": ["x"]}]), "messages[0].content[0]"),
@@ -245,7 +244,8 @@ async def test_a_body_over_the_limit_is_refused_before_it_came(gateway: Gateway)
         b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\ncontent-length: %d\r\n\r\n"
         % (TOKEN.encode(), 33 * MIB)
     )
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    async with asyncio.timeout(STOP_SECONDS):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
     assert head.startswith(b"http/1.1 413")
     body = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
     assert b'"request_too_large"' in body
@@ -266,7 +266,8 @@ async def test_a_client_that_sends_too_much_reads_why(gateway: Gateway, chunked:
             await writer.drain()
 
     pushing = asyncio.create_task(push())
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    async with asyncio.timeout(STOP_SECONDS):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
     assert head.startswith(b"http/1.1 413")
     assert b'"request_too_large"' in await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
     pushing.cancel()

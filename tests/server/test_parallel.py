@@ -61,7 +61,7 @@ async def test_two_hundred_streams_do_not_mix(gateway: Gateway, upstream: Faulty
                 gate.open()
             return Reply(response.status, response.headers, received + await response.read())
 
-    async with ClientSession(connector=TCPConnector(limit=0)) as session, asyncio.timeout(60):
+    async with ClientSession(connector=TCPConnector(limit=0)) as session, asyncio.timeout(30):
         replies = await asyncio.gather(*(client(session, number) for number in range(STREAMS)))
     for number, reply in enumerate(replies):
         reading = reply.reading(passed_through=number % 2 == 0)

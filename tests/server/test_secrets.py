@@ -70,6 +70,8 @@ async def test_nothing_secret_comes_out(upstream: FaultyUpstream, closed_port: i
     config = providers_yaml(upstream, closed_port)
     with running_gateway(tmp_path, config, "--log-level", "debug", token=TOKEN) as gateway:
         replies = await ask_all(gateway, upstream) + await odd_requests(gateway)
+        # The client's own word comes back to it, but stays out of the log.
+        (await gateway.ask(TOKEN)).error(404, "not_found_error")
         gateway.signal(signal.SIGTERM)
         assert await gateway.exit_status() == 0
         assert gateway.process is not None

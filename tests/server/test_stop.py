@@ -109,12 +109,15 @@ async def test_a_second_signal_ends_at_once(upstream: FaultyUpstream, tmp_path: 
         assert "Traceback" not in gateway.log()
 
 
-async def test_a_stream_that_outlasts_the_patience_gets_an_error(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    """Never a silent stump: the client must know that this was no answer."""
-    script = upstream.script(held(upstream.gate()))  # type: ignore[arg-type]
+async def test_what_outlasts_the_patience_gets_an_error(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    """Never a silent stump: the clients must know that this was no answer."""
+    gate = upstream.gate()
+    streaming, folding = upstream.script(held(gate)), upstream.script(held(gate))  # type: ignore[arg-type]
     hurry = "import gateway.server.run as run; run.DRAIN_SECONDS = 0.3"
     with running_gateway(tmp_path, CONFIG.format(url=upstream.url), before=hurry) as gateway:
-        async with open_stream(gateway, f"lab/{script.model}") as response:
+        folded = asyncio.create_task(gateway.ask(f"lab/{folding.model}", stream=False))
+        await folding.visit()
+        async with open_stream(gateway, f"lab/{streaming.model}") as response:
             received = await response.content.readany()
             gateway.signal(signal.SIGTERM)
             async with asyncio.timeout(LIMIT):
@@ -122,5 +125,7 @@ async def test_a_stream_that_outlasts_the_patience_gets_an_error(upstream: Fault
                 assert await gateway.exit_status() == 0
         reading = Reply(response.status, response.headers, received).reading()
         assert reading.error is not None
-        await (await script.visit()).closed()
+        assert not reading.finished
+        (await folded).error(529, "overloaded_error")
+        await (await streaming.visit()).closed()
         assert "Traceback" not in gateway.log()

@@ -26,6 +26,8 @@ from gateway.translate.writer import PING
 
 ROOT = Path(__file__).resolve().parents[1]
 NEVER = 3600.0
+SECONDS = 10.0
+"""After which a test is given up that waits for what never comes."""
 
 # -- logs ------------------------------------------------------------------------------------------------
 
@@ -254,7 +256,8 @@ async def served(answer: Handler, ping_interval: float = NEVER) -> AsyncIterator
     server = TestServer(application)
     await server.start_server()
     try:
-        yield str(server.make_url("/"))
+        async with asyncio.timeout(SECONDS):
+            yield str(server.make_url("/"))
     finally:
         await server.close()
 
@@ -338,5 +341,4 @@ async def test_a_client_that_left_is_a_connection_error() -> None:
             await response.content.readany()
             response.close()
         left.set()
-        async with asyncio.timeout(10):
-            assert issubclass(await told, ConnectionError)
+        assert issubclass(await told, ConnectionError)

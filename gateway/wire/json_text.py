@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -70,6 +71,8 @@ def dumps_request(value: Any) -> bytes:
 def _whole_characters(value: Any) -> Any:
     if isinstance(value, str):
         return without_surrogates(value)
+    if isinstance(value, float) and not isfinite(value):
+        return None  # as orjson writes it
     if isinstance(value, dict):
         return {without_surrogates(key): _whole_characters(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -32,6 +32,16 @@ def closed_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+@pytest.fixture
+def never_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that should have refused fails, instead of serving for ever."""
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("it starts")
+
+    monkeypatch.setattr("gateway.server.start.start", start)
+
+
 def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
     """A start that fails: its status and the lines on stderr. Nothing else is said."""
     ended = CliRunner(env={"GATEWAY_CONFIG": None, **(env or {})}).invoke(main, ["serve", "--port", "0", *arguments])
@@ -145,6 +155,7 @@ def test_a_host_that_is_none_is_one_line(host: str, tmp_path: Path) -> None:
     assert "gate-token-1" not in lines[0]
 
 
+@pytest.mark.usefixtures("never_started")
 def test_the_network_needs_a_token(tmp_path: Path) -> None:
     status, lines = refused("--config", written(tmp_path, ECHO), "--host", "0.0.0.0")
     assert status == 2
@@ -155,6 +166,7 @@ def test_the_network_needs_a_token(tmp_path: Path) -> None:
 # -- a file that is wrong --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("never_started")
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for env, name in (({}, "providers.yaml"), ({"GATEWAY_CONFIG": "other.yaml"}, "other.yaml")):
@@ -177,6 +189,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.usefixtures("never_started")
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "a: b: c", "providers: {", "\t", "models: {a: b}", "\x00", "x: !!python/object/apply:os.system [ls]"],
@@ -188,6 +201,7 @@ def test_what_is_no_configuration_at_all(text: str, tmp_path: Path) -> None:
     assert all("providers.yaml" in line for line in lines)
 
 
+@pytest.mark.usefixtures("never_started")
 @pytest.mark.parametrize("path", [".", "/dev/null", "no/such/folder/providers.yaml"])
 def test_what_is_no_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

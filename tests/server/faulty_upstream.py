@@ -104,7 +104,9 @@ class Connection(asyncio.Protocol):
     async def send(self, data: bytes) -> None:
         """Bytes as they are. Raises ConnectionResetError when nobody is there any more."""
         await self._writable.wait()
-        if self.gone.is_set():
+        # An event that is set does not yield, and without yielding nobody learns that the peer has left.
+        await asyncio.sleep(0)
+        if self.gone.is_set() or self._transport.is_closing():
             raise ConnectionResetError
         self._transport.write(data)
 

@@ -42,7 +42,13 @@ class OpenAIChatAdapter:
         names = offer_tools(request.body, target.profile, Changes()).client_names
         stops = asked_stops(request.body)
         writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
-        calls = ToolCalls(writer, message_id=request.message_id, names=names, used_ids=_used_ids(request.body))
+        calls = ToolCalls(
+            writer,
+            provider=target.provider.name,
+            message_id=request.message_id,
+            names=names,
+            used_ids=_used_ids(request.body),
+        )
         return ChatStreamTranslator(
             writer,
             calls,

@@ -130,11 +130,15 @@ async def _watch(state: GatewayState, reloader: Reloader, loopback: bool) -> Non
         result = await asyncio.to_thread(reloader.poll)
         if isinstance(result, ConfigError):
             state.config_error = str(result)
-            log.error("providers.yaml has mistakes; the configuration before stays in force:\n%s", result)
+            log.error("the file has mistakes; the configuration before stays in force")
+            for mistake in result.mistakes:
+                log.error("%s", mistake)
         elif result is not None and result.server.token is None and not loopback:
             state.config_error = "server.token is gone, and the gateway listens to the network: not taken over"
             log.error("%s", state.config_error)
         elif result is not None:
             for line in describe_change(state.config, result) or ["no route changed"]:
                 log.info("reloaded: %s", line)
+            for warning in result.warnings:
+                log.warning("%s", warning)
             state.config, state.config_error = result, None

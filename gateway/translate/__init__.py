@@ -7,5 +7,6 @@
     fold.py            event stream -> the Message of a client that does not stream
     upstream_errors.py an upstream's refusal -> the one tree of errors
     opaque.py          upstream state that rides through the client in signatures and tool ids
+    billing_block.py   Claude Code's first system line
     usage.py, token_estimate.py, changes.py
 """

@@ -47,7 +47,7 @@ class AssistantTurn:
     def tool_use(self, block: JSON, name: str, used_ids: set[str], path: str) -> None:
         """A call; ``name`` is the upstream's, ``used_ids`` are the upstream ids so far."""
         client_id = str(block.get("id"))
-        ours = decode_tool_id(client_id)
+        ours = decode_tool_id(client_id, self._provider)
         upstream_id = ours[0] if ours else self._short(client_id)
         number = 1
         unique = upstream_id

@@ -20,10 +20,10 @@ from typing import Any
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
 from gateway.translate.assistant_turn import AssistantTurn
+from gateway.translate.billing_block import without_billing_line
 from gateway.translate.changes import Changes
 from gateway.translate.chat_parts import PartReader, blocks_of, content_of, parts_of
 from gateway.translate.chat_tools import OfferedTools
-from gateway.translate.passthrough_request import BILLING_MARK
 
 JSON = dict[str, Any]
 Calls = list[tuple[str, str]]
@@ -96,11 +96,11 @@ class ChatMessages:
                 raise InvalidRequest(f"system[{position}].text: Input should be a string")
             if "cache_control" in block:
                 self._changes.add("dropped", "cache_control", "the upstream caches prefixes by itself, or not at all")
-            if self._profile.strip_billing_block and text.startswith(BILLING_MARK):
+            kept = without_billing_line(text) if self._profile.strip_billing_block else text
+            if kept != text:
                 self._changes.add("dropped", f"system[{position}]", "Claude Code's billing block empties prefix caches")
-                text = text.partition("\n")[2]
-            if text.strip():
-                texts.append(text)
+            if kept.strip():
+                texts.append(kept)
         return texts
 
     def _texts(self, message: _Message) -> list[str]:

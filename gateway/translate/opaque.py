@@ -36,16 +36,16 @@ def decode_signature(signature: Any) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-def encode_tool_id(upstream_id: str, extra: Any = None, salt: int = 0) -> str:
-    """A tool id that carries the upstream's id and its extra state; ``salt`` makes equal ids differ."""
-    return _encode([upstream_id, extra, salt], "_")
+def encode_tool_id(upstream_id: str, provider: str, extra: Any = None, salt: int = 0) -> str:
+    """A tool id that carries ``provider``'s own id and extra state; ``salt`` makes equal ids differ."""
+    return _encode([upstream_id, provider, extra, salt], "_")
 
 
-def decode_tool_id(tool_id: Any) -> tuple[str, Any] | None:
-    """(the upstream's id, its extra state) of one of our tool ids, else None."""
+def decode_tool_id(tool_id: Any, provider: str) -> tuple[str, Any] | None:
+    """(the upstream's id, its extra state) of a tool id that was made for ``provider``, else None."""
     state = _decode(tool_id, "_")
-    if isinstance(state, list) and len(state) == 3 and isinstance(state[0], str):
-        return state[0], state[1]
+    if isinstance(state, list) and len(state) == 4 and isinstance(state[0], str) and state[1] == provider:
+        return state[0], state[2]
     return None
 
 

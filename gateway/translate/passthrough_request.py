@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.profile import Profile
+from gateway.translate.billing_block import without_billing_line
 from gateway.translate.changes import Changes
 from gateway.translate.opaque import decode_signature
 
 JSON = dict[str, Any]
 
-BILLING_MARK = "x-anthropic-billing-header:"
 
 
 def to_anthropic(body: JSON, profile: Profile, model: str, changes: Changes) -> JSON:
@@ -44,20 +44,23 @@ def to_anthropic(body: JSON, profile: Profile, model: str, changes: Changes) -> 
 
 def _strip_billing(wire: JSON, changes: Changes) -> None:
     system = wire.get("system")
-    if isinstance(system, str) and system.startswith(BILLING_MARK):
-        wire["system"] = system.partition("\n")[2]
+    if isinstance(system, str):
+        kept: Any = without_billing_line(system)
     elif isinstance(system, list):
-        kept = [block for block in system if not _is_billing(block)]
-        if len(kept) == len(system):
-            return
-        wire["system"] = kept
+        kept = [block for block in map(_without_billing, system) if block is not None]
     else:
         return
-    changes.add("dropped", "system[0]", "Claude Code's billing block empties prefix caches")
+    if kept != system:
+        wire["system"] = kept
+        changes.add("dropped", "system[0]", "Claude Code's billing block empties prefix caches")
 
 
-def _is_billing(block: Any) -> bool:
-    return isinstance(block, dict) and str(block.get("text", "")).startswith(BILLING_MARK)
+def _without_billing(block: Any) -> Any:
+    """``block`` itself, what is left of it, or None."""
+    if not isinstance(block, dict) or not isinstance(block.get("text"), str):
+        return block
+    text = without_billing_line(block["text"])
+    return block if text == block["text"] else {**block, "text": text} if text.strip() else None
 
 
 def _without_our_thinking(messages: list[Any], changes: Changes) -> list[Any]:

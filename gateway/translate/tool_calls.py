@@ -47,12 +47,14 @@ class ToolCalls:
         self,
         writer: MessageStreamWriter,
         *,
+        provider: str,
         message_id: str,
         names: Mapping[str, str],
         used_ids: Collection[str],
     ) -> None:
         """``names``: the upstream's name -> the client's, where they differ. ``used_ids``: ids in the history."""
         self._writer = writer
+        self._provider = provider
         self._message_id = message_id
         self._names = names
         self._used_ids = set(used_ids)
@@ -163,12 +165,12 @@ class ToolCalls:
         if call.upstream_id is None:
             call_id = f"toolu_{self._message_id.removeprefix('msg_')[:28]}{call.number}"
         elif call.extra is not None or not _ID_CHARACTERS.issuperset(call.upstream_id):
-            call_id = encode_tool_id(call.upstream_id, call.extra)
+            call_id = encode_tool_id(call.upstream_id, self._provider, call.extra)
         else:
             call_id = call.upstream_id
         salt = 0
         while call_id in self._used_ids:
             salt += 1
-            call_id = encode_tool_id(call.upstream_id or call_id, call.extra, salt)
+            call_id = encode_tool_id(call.upstream_id or call_id, self._provider, call.extra, salt)
         self._used_ids.add(call_id)
         return call_id

@@ -1,4 +1,4 @@
-"""A conversation that moves to another provider: the content goes along, what only the first one understands does not."""
+"""A conversation that moves to another provider: the content goes along, what only the first understands does not."""
 
 from __future__ import annotations
 

@@ -132,10 +132,17 @@ class MethodNotAllowed(GatewayError):
 
 
 class RequestTooLarge(GatewayError):
-    """The body is over the limit."""
+    """The body is over the limit.
+
+    Claude Code compacts when it reads ``prompt is too long``; when the whole message is INPUT_TOO_LONG it
+    leaves out older images first, which is what makes bodies large (client.md 0b, row 14).
+    """
 
     error_type = "request_too_large"
     default_status = 413
+
+
+INPUT_TOO_LONG = "Input is too long."
 
 
 class RateLimited(GatewayError):

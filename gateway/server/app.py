@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.errors import (
+    INPUT_TOO_LONG,
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -110,5 +111,5 @@ def _from_http(error: web.HTTPException, request: web.Request) -> GatewayError:
     if error.status == 405:
         return MethodNotAllowed(f"{request.method} is not a method of {request.path[:200]}")
     if error.status == 413:
-        return RequestTooLarge("body: larger than what is taken")
+        return RequestTooLarge(INPUT_TOO_LONG)
     return InvalidRequest(error.reason or "bad request", status=error.status if 400 <= error.status < 500 else None)

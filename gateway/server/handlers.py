@@ -6,18 +6,21 @@ Rule: paths are matched without the query string; clients always send ``?beta=tr
 from __future__ import annotations
 
 import hmac
+import logging
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from gateway.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge
+from gateway.errors import INPUT_TOO_LONG, AuthenticationFailed, InvalidRequest, RequestTooLarge
 from gateway.routing import FAMILIES, Route, RoutingTable
 from gateway.server import pipeline
 from gateway.server.state import STATE
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
 from gateway.wire.json_text import loads_request
+
+log = logging.getLogger("gateway")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 """The key under which a request carries its id."""
@@ -116,17 +119,23 @@ async def read_json(request: web.Request) -> Any:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidRequest("content-encoding: compressed request bodies are not taken; send it plain", status=415)
     if request.content_length is not None and request.content_length > limit:
-        raise RequestTooLarge(f"body: {request.content_length} bytes are more than the {limit} that are taken")
+        raise _too_large(request, limit)
     try:
         data = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise RequestTooLarge(f"body: more than the {limit} bytes that are taken") from None
+        raise _too_large(request, limit) from None
     if not data:
         raise InvalidRequest("body: a JSON object is required")
     try:
         return loads_request(data)
     except ValueError as error:
         raise InvalidRequest(f"body: not valid JSON: {error}") from None
+
+
+def _too_large(request: web.Request, limit: int) -> RequestTooLarge:
+    """The message is for the client's own reaction; the numbers are for whoever reads the log."""
+    log.warning("%s a body of %s bytes; %d are taken", request[REQUEST_ID], request.content_length or "more", limit)
+    return RequestTooLarge(INPUT_TOO_LONG)
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

@@ -281,6 +281,8 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
         kind = _BY_STATUS.get(status) or (UpstreamFailed if status >= 500 else InvalidRequest)
     if kind is NotFound:
         message = f"model: {context.asked} goes to {context.provider}/{context.model}, which is not there. {message}"
+    if kind is RequestTooLarge:
+        message = f"prompt is too long ({message})"
     own_status = status if kind is UpstreamFailed and 500 <= status < 600 else None
     return kind(message, status=own_status, retry_after=retry_after)
 

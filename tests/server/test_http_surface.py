@@ -249,6 +249,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_came(gateway: Gateway)
     assert head.startswith(b"http/1.1 413")
     body = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
     assert b'"request_too_large"' in body
+    assert b'"Input is too long."' in body
     writer.close()
 
 

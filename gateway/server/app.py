@@ -92,9 +92,11 @@ async def name_server(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["server"] = SERVER_NAME
 
 
-def error_response(error: GatewayError, request_id: str) -> web.Response:
-    """``error`` as an HTTP answer."""
-    response = web.Response(
+def error_response(
+    error: GatewayError, request_id: str, answer: type[web.Response] = web.Response
+) -> web.Response:
+    """``error`` as an HTTP answer, of the class ``answer``."""
+    response = answer(
         body=error.envelope(request_id),
         status=error.status,
         content_type="application/json",

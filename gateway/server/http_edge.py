@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
 import aiohttp
@@ -17,6 +18,7 @@ from gateway.errors import GatewayError, InternalError, InvalidRequest
 from gateway.server.app import error_response
 from gateway.server.state import new_id
 
+LAST_WORD_SECONDS = 0.1
 OLDEST_AIOHTTP = (3, 14, 3)
 
 HANDLER_OPTIONS = {
@@ -29,6 +31,18 @@ HANDLER_OPTIONS = {
     "access_log": None,
 }
 """Options of every connection: room for long ``anthropic-beta`` lists, no decompression of requests."""
+
+
+class LastWord(web.Response):
+    """An answer after which the connection closes while the client may still be sending.
+
+    To close with unread bytes is a reset, and a reset takes the answer with it; so what still comes is
+    read and thrown away for a moment.
+    """
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        await asyncio.sleep(LAST_WORD_SECONDS)
 
 
 class EnvelopeRequestHandler(RequestHandler):
@@ -52,7 +66,7 @@ class EnvelopeRequestHandler(RequestHandler):
         else:
             reason = str(message or exc or "bad request").splitlines()[0][:200]
             error = InvalidRequest(f"not a valid HTTP request: {reason}", status=status)
-        response = error_response(error, new_id("req"))
+        response = error_response(error, new_id("req"), LastWord)
         response.force_close()
         return response
 

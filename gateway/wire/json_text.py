@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -17,6 +18,8 @@ import orjson
 
 from gateway.errors import InvalidRequest, UpstreamProtocolError
 
+MAX_DEPTH = 1000
+"""Just below what orjson reads."""
 TOO_DEEP = "body: nested more than 250 levels deep"
 
 _ESCAPE = re.compile(
@@ -39,10 +42,22 @@ def loads_upstream(data: bytes | str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        try:
-            return json.loads(data)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        pass
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    # How deep the interpreter itself reads differs from version to version.
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def dumps(value: Any) -> bytes:

@@ -33,7 +33,7 @@ types: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev ## the tests that need nothing but Python
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 e2e: $(VENV)/.dev ## the real Claude Code through the gateway (needs npm)
 	bash tests/e2e/install.sh

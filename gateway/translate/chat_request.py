@@ -133,9 +133,11 @@ def _effort(body: JSON, config: JSON, profile: Profile, offered: OfferedTools, c
         asked = "none"
     if not isinstance(asked, str) or asked not in _EFFORTS:
         return None
+    level = _EFFORTS.index(asked)
+    # Of two that are as near, the higher: a weaker answer would be the worse surprise.
     nearest = min(
         (effort for effort in profile.efforts if effort in _EFFORTS),
-        key=lambda effort: abs(_EFFORTS.index(effort) - _EFFORTS.index(asked)),
+        key=lambda effort: (abs(_EFFORTS.index(effort) - level), -_EFFORTS.index(effort)),
         default=None,
     )
     if nearest != asked and nearest is not None:

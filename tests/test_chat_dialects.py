@@ -161,3 +161,10 @@ def test_a_refused_call_is_handed_to_the_client(field: str) -> None:
 )
 def test_a_refusal_without_a_call_is_an_error(generation: Any) -> None:
     assert "tool call validation failed" in error(failed(generation)).message
+
+
+@pytest.mark.parametrize("blank", ["\n", " \n\n", "\t"])
+def test_reasoning_of_nothing_but_blanks_makes_no_block(blank: str) -> None:
+    found = reading(events(chunk({"reasoning_content": blank}), chunk({"content": "Hello"}), chunk(finish="stop")))
+    assert [block["type"] for block in found.content] == ["text"]
+    assert joined(found, "text") == "Hello"

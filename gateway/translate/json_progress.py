@@ -2,12 +2,16 @@
 
 Rules:
 * Every character is looked at once, however small the fragments.
-* Nothing is scanned until somebody asks, so a stream with one tool call pays nothing.
+* Fragments are scanned when somebody asks, else many at a time: a stream with one tool call pays little,
+  and a long one does not pile up.
 """
 
 from __future__ import annotations
 
 import re
+
+MANY = 256
+"""Fragments that wait at most."""
 
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 
@@ -25,15 +29,21 @@ class JsonProgress:
         self._opened = False
 
     def feed(self, fragment: str) -> None:
+        """The next characters."""
         self._unscanned.append(fragment)
+        if len(self._unscanned) >= MANY:
+            self._scan_all()
 
     @property
     def complete(self) -> bool:
         """The outermost object was opened and closed again."""
-        for fragment in self._unscanned:
-            self._scan(fragment)
-        self._unscanned.clear()
+        self._scan_all()
         return self._opened and self._depth <= 0
+
+    def _scan_all(self) -> None:
+        if self._unscanned:
+            self._scan("".join(self._unscanned))
+            self._unscanned.clear()
 
     def _scan(self, fragment: str) -> None:
         skip = -1

@@ -63,9 +63,10 @@ class ReasoningCollector:
 
     def take_signature(self, gaps: list[str] | None = None) -> str | None:
         """The signature of the reasoning since the last call; None when there was none."""
-        if not self._text and not self._details:
-            return None
         text = "".join(self._text)
+        if not text.strip() and not self._details:
+            self._text = []
+            return None
         state: dict[str, Any] = {"p": self._provider, "m": self._model, "f": DETAILS if self._details else self._field}
         if self._details:
             state["d"] = [_without_text(item, text) for item in self._details]

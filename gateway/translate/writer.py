@@ -110,11 +110,6 @@ class MessageStreamWriter:
         """A tool call was pushed."""
         return bool(self._calls)
 
-    @property
-    def started(self) -> bool:
-        """Something was written, or waits in ``take``."""
-        return self._started
-
     def text(self, text: str) -> None:
         """Visible text."""
         if text:

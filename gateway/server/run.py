@@ -127,7 +127,12 @@ async def _probe(config: Config, port: int, announce: Callable[[int, set[str] | 
 async def _watch(state: GatewayState, reloader: Reloader, loopback: bool) -> None:
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        result = await asyncio.to_thread(reloader.poll)
+        try:
+            result = await asyncio.to_thread(reloader.poll)
+        except Exception:
+            # A defect must not end the watch: the next save may be the one that matters.
+            log.exception("a defect of the gateway: the file was not read")
+            continue
         if isinstance(result, ConfigError):
             state.config_error = str(result)
             log.error("the file has mistakes; the configuration before stays in force")

@@ -268,12 +268,14 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
     text = f"{cause.text} {cause.code} {cause.kind}"
     if named == "prompt_too_long" or (named is None and _is_overflow(status, cause, text)):
         return _overflow(cause, context)
-    if named == "provider_not_ready" or (named is None and status in (401, 403) and not _MODERATION.search(text)):
+    billing = _BILLING.search(text) or (retry_after is None and _CURRENT_QUOTA.search(text))
+    about_the_key = status in (401, 403) and not billing and not _MODERATION.search(text)
+    if named == "provider_not_ready" or (named is None and about_the_key):
         return _not_ready(cause, context)
     message = _message(cause, context)
     if named in _BY_NAME:
         kind = _BY_NAME[named]
-    elif _BILLING.search(text) or (retry_after is None and _CURRENT_QUOTA.search(text)):
+    elif billing:
         kind = BillingRefused
     elif _MODERATION.search(text) and status in (400, 403, 422):
         kind = InvalidRequest

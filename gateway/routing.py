@@ -42,9 +42,9 @@ class Provider:
 
     name: str
     api: str
-    """``openai-chat``, ``anthropic``, ``echo``, or one registered by a third party."""
+    """The API of its models, unless their profile says otherwise."""
     base_url: str
-    """Without a trailing slash; empty for embedded APIs."""
+    """The address for ``api``, without a trailing slash; empty for embedded APIs."""
     api_key: str | None = field(default=None, repr=False)
     """None: no key is configured and none is needed."""
     missing_key: str | None = None
@@ -63,8 +63,15 @@ class Target:
     model: str
     """The model's id at the upstream."""
     profile: Profile
+    base_url: str = ""
+    """The address for the model's API, without a trailing slash; empty for embedded APIs."""
     for_name: Callable[[str], Target] | None = field(default=None, repr=False, compare=False)
     """Builds the target for an asked name, where ``model`` is ASKED_NAME; None: the model is fixed."""
+
+    @property
+    def api(self) -> str:
+        """The API that the model speaks."""
+        return self.profile.api
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ def explain(path: Path, request_file: BinaryIO, as_json: bool) -> None:
         target = config.table.resolve(body["model"]).targets[0]
         tokens = TokenEstimator().estimate(target.name, measure(body))
         request = MessagesRequest(body, headers, "", "msg_explain", tokens)
-        upstream = adapters.get(target.provider.api).prepare(request, target)
+        upstream = adapters.get(target.api).prepare(request, target)
     except GatewayError as error:
         click.echo(f"{error.status} {error.error_type}: {error.message}", err=True)
         sys.exit(1)

@@ -30,8 +30,8 @@ def routes_json(config: Config) -> str:
                 {
                     "provider": target.provider.name,
                     "model": target.model,
-                    "api": target.provider.api,
-                    "base_url": target.provider.base_url,
+                    "api": target.api,
+                    "base_url": target.base_url,
                     "ready": target.provider.missing_key is None,
                     "missing_key": target.provider.missing_key,
                 }

@@ -82,7 +82,7 @@ def _config(
     directory: Path | None = None,
 ) -> Config:
     presets = built_in()
-    reader = FieldReader(mistakes, env, directory or (path.parent if path else Path()))
+    reader = FieldReader(mistakes, env, directory or (path.parent if path else Path()), apis)
     document = read(data, mistakes)
     if not isinstance(document, MapNode):
         raise mistakes.error(document.mark, "the file has no sections", "it needs 'providers' and 'models'")
@@ -90,7 +90,7 @@ def _config(
     server = _server(root.entries.get("server"), reader)
     if "providers" not in root.entries:
         mistakes.add(root.mark, "'providers' is missing", "add e.g. 'providers: {echo: {}}'")
-    sections, warnings = read_providers(root.entries.get("providers"), reader, presets, apis)
+    sections, warnings = read_providers(root.entries.get("providers"), reader, presets)
     table = read_models(root.entries.get("models"), root.mark, reader, sections, presets, server.direct_models)
     mistakes.raise_if_any()
     if others_read and reader.inline:

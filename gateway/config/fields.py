@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 from gateway.config.document import ListNode, MapNode, Node, ScalarNode, core_value
 from gateway.config.mistakes import Mistakes, listed, quoted
 from gateway.config.variables import Expanded, MalformedReference, expand
-from gateway.profile import Profile
+from gateway.profile import APIS, Profile
 
 
 class _Invalid(Enum):
@@ -55,10 +55,13 @@ def is_header_value(text: str) -> bool:
 class FieldReader:
     """Reads the values of one file."""
 
-    def __init__(self, mistakes: Mistakes, env: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, mistakes: Mistakes, env: Mapping[str, str], directory: Path, apis: Collection[str] = APIS
+    ) -> None:
         self.mistakes = mistakes
         self.env = env
         self.directory = directory
+        self.apis = apis
         self.secrets: set[str] = set()
         self.files: set[Path] = set()
         self.inline: list[str] = []
@@ -83,7 +86,15 @@ class FieldReader:
 
     def profile(self, node: Node, path: str) -> dict[str, Any]:
         """Fields of a Profile, as a layer for ``merge``."""
-        return self.typed(node, path, PROFILE_HINTS)
+        layer = self.typed(node, path, PROFILE_HINTS)
+        if layer.get("api", APIS[0]) not in self.apis:
+            self.unknown_api(layer.pop("api"), self.section(node, path).entries["api"], path)
+        return layer
+
+    def unknown_api(self, api: str, node: Node, path: str) -> None:
+        """Records an API that no adapter speaks."""
+        hint = self.mistakes.did_you_mean(api, self.apis) or f"known: {listed(sorted(self.apis))}"
+        self.mistakes.add(node.mark, f"{shown(path)}: unknown api {written(node)}", hint)
 
     def typed(self, node: Node, path: str, hints: Mapping[str, Any]) -> dict[str, Any]:
         """The entries of a mapping whose keys and types are ``hints``; invalid ones are left out."""
@@ -125,7 +136,7 @@ class FieldReader:
         if origin is Literal:
             return self._choice(node, args, path)
         if origin is tuple:
-            return self._list(node, path)
+            return self._list(node, args[0], path)
         if kind is Any:
             return self._json(node, path)
         if origin is not None:
@@ -201,10 +212,10 @@ class FieldReader:
         self.mistakes.add(node.mark, f"{shown(path)}: expected one of {', '.join(choices)}", hint)
         return INVALID
 
-    def _list(self, node: Node, path: str) -> Any:
+    def _list(self, node: Node, kind: Any, path: str) -> Any:
         if not isinstance(node, ListNode):
             return self.expected("a list", node, path)
-        values = [self.value(item, str, f"{path}[{number}]") for number, item in enumerate(node.items)]
+        values = [self.value(item, kind, f"{path}[{number}]") for number, item in enumerate(node.items)]
         return INVALID if INVALID in values else tuple(values)
 
     def _mapping(self, node: Node, kind: Any, path: str) -> Any:
@@ -231,6 +242,11 @@ class FieldReader:
 def shown(path: str) -> str:
     """A key path on one line and not too long."""
     return quoted(path)[1:-1]
+
+
+def written(node: Node) -> str:
+    """The text of a scalar before its variables were put in, quoted."""
+    return quoted(node.text) if isinstance(node, ScalarNode) else ""
 
 
 def _names(expanded: Expanded) -> set[str]:

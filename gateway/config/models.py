@@ -21,7 +21,6 @@ from gateway.config.fields import INVALID, FieldReader, shown
 from gateway.config.mistakes import Mark, listed, quoted
 from gateway.config.presets import Presets
 from gateway.config.providers import ProviderSection
-from gateway.profile import merge
 from gateway.routing import ASKED_NAME, MAX_NAME, Route, RoutingTable, Target, is_pattern
 
 KEYS = ("use", "options", "headers", "max_tokens", "drop", "profile")
@@ -57,14 +56,11 @@ class _Draft:
         return replace(target, for_name=self._named)
 
     def _named(self, model: str) -> Target:
-        target = self.section.target(model)
-        profile = target.profile
-        for layer in self.layers:
-            profile = merge(profile, {name: value for name, value in layer.items() if name != "drop"})
-            # ``drop`` adds to ``drop_fields``; every other field replaces.
-            drops = dict.fromkeys((*profile.drop_fields, *layer.get("drop", ())))
-            profile = replace(profile, drop_fields=tuple(drops))
-        return replace(target, profile=profile)
+        layers = [{name: value for name, value in layer.items() if name != "drop"} for layer in self.layers]
+        target = self.section.target(model, layers)
+        # ``drop`` adds to ``drop_fields``; every other field replaces.
+        dropped = chain_of(target.profile.drop_fields, *(layer.get("drop", ()) for layer in self.layers))
+        return replace(target, profile=replace(target.profile, drop_fields=tuple(dict.fromkeys(dropped))))
 
 
 def read_models(

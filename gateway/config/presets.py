@@ -5,8 +5,9 @@ Rule: the file is read by the same reader, with the same checks, as the user's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from gateway.config.mistakes import Mistakes
 PROFILES = Path(__file__).parent.parent / "profiles.yaml"
 
 _TEXTS: Mapping[str, Any] = {"api": str, "base_url": str, "key_env": str | None, "hosts": tuple[str, ...]}
-_KEYS = frozenset((*_TEXTS, "profile", "models"))
+_KEYS = frozenset((*_TEXTS, "profile", "models", "apis"))
+_WIRE_KEYS = ("base_url", "profile", "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,32 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """What holds for one provider on one API only."""
+
+    base_url: str = ""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[ModelFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
     """One known provider."""
 
     name: str
     api: str
+    """The API of its models, where no fact about the model says otherwise."""
     base_url: str = ""
+    """Its address for ``api``; one with ``*`` in it is a form that the user fills."""
     key_env: str | None = None
     """The customary variable of its key; None: it needs no key."""
     hosts: tuple[str, ...] = ()
-    """``host`` or ``host:port``, where this provider answers."""
+    """``host`` or ``host:port``, where this provider answers; ``*`` stands for anything."""
     profile: Mapping[str, Any] = field(default_factory=dict)
+    """Facts on every API of it."""
     models: tuple[ModelFacts, ...] = ()
+    apis: Mapping[str, Wire] = field(default_factory=dict)
+    """Its APIs, ``api`` among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +68,15 @@ class Presets:
     """API -> its layer of Profile fields."""
     providers: Mapping[str, Preset]
     hosts: Mapping[str, Preset]
-    """``host`` or ``host:port`` -> the provider that answers there."""
+    """``host`` or ``host:port``, perhaps with ``*`` -> the provider that answers there."""
+
+    def at(self, keys: Collection[str]) -> Preset | None:
+        """The provider that answers at one of the ``host:port`` and ``host`` of an address."""
+        for key in keys:
+            if key in self.hosts:
+                return self.hosts[key]
+        found = (preset for host, preset in self.hosts.items() for key in keys if fnmatchcase(key, host))
+        return next(found, None)
 
 
 @cache
@@ -91,7 +115,19 @@ def _preset(name: str, node: Node, reader: FieldReader) -> Preset:
         texts["api"] = ""
     profile = reader.profile(entries["profile"], f"{path}.profile") if "profile" in entries else {}
     models = _model_facts(entries["models"], f"{path}.models", reader) if "models" in entries else ()
-    return Preset(name, profile=profile, models=models, **texts)
+    apis = {texts["api"]: Wire(texts.get("base_url", ""))}
+    for api, child in reader.section(entries["apis"], f"{path}.apis").entries.items() if "apis" in entries else ():
+        apis[api] = _wire(child, f"{path}.apis.{api}", texts.get("base_url", ""), reader)
+    return Preset(name, profile=profile, models=models, apis=apis, **texts)
+
+
+def _wire(node: Node, path: str, base_url: str, reader: FieldReader) -> Wire:
+    entries = reader.section(node, path, _WIRE_KEYS).entries
+    if "base_url" in entries:
+        base_url = reader.value(entries["base_url"], str, f"{path}.base_url")
+    profile = reader.profile(entries["profile"], f"{path}.profile") if "profile" in entries else {}
+    models = _model_facts(entries["models"], f"{path}.models", reader) if "models" in entries else ()
+    return Wire(base_url, profile, models)
 
 
 def _model_facts(node: Node, path: str, reader: FieldReader) -> tuple[ModelFacts, ...]:

@@ -2,7 +2,8 @@
 
 Rules:
 * The preset is: ``preset`` as written; else the provider's own name; else the host of its ``base_url``.
-* The facts of a preset hold for its own API only; with another ``api``, only that API's defaults do.
+* The facts of a preset hold for the APIs that it lists; with another ``api``, only that API's defaults do.
+* A model may speak another API than its provider (``api`` is a Profile field); what the user writes wins.
 * The customary key variable of a preset is read only when the address is the preset's own, so that a
   key in the environment never goes to a host that it was not made for.
 """
@@ -10,16 +11,25 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-from gateway.config.addresses import BadAddress, host_keys, normal_address, split_address
+from gateway.config.addresses import (
+    BadAddress,
+    address_of,
+    host_keys,
+    normal_address,
+    split_address,
+    told_api,
+    with_path,
+)
 from gateway.config.document import MapNode, Node, ScalarNode
-from gateway.config.fields import INVALID, FieldReader, is_header_value, shown
+from gateway.config.fields import INVALID, FieldReader, is_header_value, shown, written
 from gateway.config.mistakes import Mark, listed, quoted
-from gateway.config.presets import Preset, Presets
+from gateway.config.presets import ModelFacts, Preset, Presets
 from gateway.profile import Profile, merge
 from gateway.routing import Provider, Target
 
@@ -36,24 +46,54 @@ class ProviderSection:
     """One provider, ready to make targets."""
 
     provider: Provider
-    base: Profile
-    """API defaults and the preset's facts."""
-    built_in: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    """Model pattern (lower case) -> layer, of the preset."""
+    apis: Mapping[str, Mapping[str, Any]]
+    """API -> its layer of Profile fields."""
+    preset: Preset | None = None
+    """The built-in facts that hold for it."""
     own: Mapping[str, Any] = field(default_factory=dict)
     """The user's layer for the whole provider."""
     patterns: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """Model pattern (lower case) -> layer, of the user."""
+    written: SplitResult | None = None
+    """The ``base_url`` that the user wrote; None: the preset's own."""
 
-    def target(self, model: str) -> Target:
-        """The target for one upstream model, without what an entry in ``models`` overrides."""
-        known = (layer for pattern, layer in self.built_in if fnmatchcase(model.lower(), pattern))
-        wanted = (layer for pattern, layer in self.patterns if fnmatchcase(model.lower(), pattern))
-        return Target(self.provider, model, merge(self.base, *known, self.own, *wanted))
+    def target(self, model: str, layers: Sequence[Mapping[str, Any]] = ()) -> Target:
+        """The target for one upstream model; ``layers`` are what an entry in ``models`` overrides."""
+        known = [self.preset.profile, *_matching(self.preset.models, model)] if self.preset else []
+        wanted = [self.own, *(layer for pattern, layer in self.patterns if fnmatchcase(model.lower(), pattern))]
+        chosen = [layer["api"] for layer in (*known, *wanted, *layers) if "api" in layer]
+        api: str = chosen[-1] if chosen else self.provider.api
+        wire = self.preset.apis.get(api) if self.preset else None
+        if wire is not None:
+            known = [*known, wire.profile, *_matching(wire.models, model)]
+        elif api != self.provider.api:
+            known = []
+        profile = merge(Profile(api=api), self.apis.get(api, {}), *known, *wanted, *layers, {"api": api})
+        return Target(self.provider, model, profile, self._address(api))
+
+    def _address(self, api: str) -> str:
+        """Where ``api`` answers."""
+        if api == self.provider.api:
+            return self.provider.base_url
+        wire = self.preset.apis.get(api) if self.preset else None
+        if wire is not None and self.written is None:
+            return wire.base_url
+        if wire is not None and self.written is not None and self.preset and _at_home(self.preset, self.written):
+            return with_path(self.written, urlsplit(wire.base_url).path)
+        return address_of(self.provider.base_url, api)
+
+
+def _matching(facts: Sequence[ModelFacts], model: str) -> list[Mapping[str, Any]]:
+    return [item.profile for item in facts if fnmatchcase(model.lower(), item.pattern.lower())]
+
+
+def _at_home(preset: Preset, parts: SplitResult) -> bool:
+    """Whether an address is one of the preset's own."""
+    return any(fnmatchcase(key, host) for key in host_keys(parts) for host in preset.hosts)
 
 
 def read_providers(
-    node: Node | None, reader: FieldReader, presets: Presets, apis: Collection[str]
+    node: Node | None, reader: FieldReader, presets: Presets
 ) -> tuple[dict[str, ProviderSection | None], list[str]]:
     """Name -> section, None for one with a mistake; and warnings."""
     sections: dict[str, ProviderSection | None] = {}
@@ -67,7 +107,7 @@ def read_providers(
             hint = "letters, digits, dot, dash and underscore, at most 64"
             reader.mistakes.add(root.keys[name], f"{quoted(name)} cannot be a provider's name", hint)
             continue
-        section = _Section(name, root.keys[name], child, reader, presets, apis)
+        section = _Section(name, root.keys[name], child, reader, presets)
         sections[name] = section.read()
         warnings += section.warnings
     return sections, warnings
@@ -77,14 +117,14 @@ class _Section:
     """Reads one section of ``providers``."""
 
     def __init__(
-        self, name: str, mark: Mark, node: Node, reader: FieldReader, presets: Presets, apis: Collection[str]
+        self, name: str, mark: Mark, node: Node, reader: FieldReader, presets: Presets
     ) -> None:
         self.name = name
         self.mark = mark
         self.path = f"providers.{name}"
         self.reader = reader
         self.presets = presets
-        self.apis = apis
+        self.node = node
         self.entries: Mapping[str, Node] = reader.section(node, self.path, KEYS).entries
         self.warnings: list[str] = []
 
@@ -93,20 +133,23 @@ class _Section:
         own, patterns = self._own_layer(), self._patterns()
         preset = self._named_preset()
         api = self._text("api")
-        address = self._address(preset)
-        if address is not None and preset is None and "preset" not in self.entries:
-            preset = next((p for key in address[0] if (p := self.presets.hosts.get(key))), None)
+        parts = self._address()
+        if parts is not None and preset is None and "preset" not in self.entries:
+            preset = self.presets.at(host_keys(parts))
+        if api is None and preset is not None and parts is not None:
+            told = told_api(parts.path)
+            api = told if told in preset.apis and told != preset.api else None
+        if api is not None:
+            # What the user chose holds for every model, whatever is known about it.
+            own = {"api": api, **own}
         api = self._api(api, preset)
-        base_url = self._base_url(api, preset, address[1] if address else None)
-        at_home = address is None or (preset is not None and bool(set(address[0]) & set(preset.hosts)))
-        key, missing, source = self._key(preset, at_home)
+        base_url = self._base_url(api, preset, parts)
+        key, missing, source = self._key(preset, parts is None or (preset is not None and _at_home(preset, parts)))
         if len(self.reader.mistakes.found) > before or api is None:
             return None
-        facts = preset if preset is not None and preset.api == api else None
+        facts = preset if preset is not None and api in preset.apis else None
         provider = Provider(self.name, api, base_url, key, missing, source, preset.name if preset else None)
-        base = merge(Profile(), self.presets.apis.get(api, {}), facts.profile if facts else {})
-        built_in = tuple((item.pattern.lower(), item.profile) for item in facts.models) if facts else ()
-        return ProviderSection(provider, base, built_in, own, patterns)
+        return ProviderSection(provider, self.presets.apis, facts, own, patterns, parts)
 
     # -- what it is like --------------------------------------------------------------------------
 
@@ -144,7 +187,7 @@ class _Section:
         if named is not None and named not in known:
             hint = self.reader.mistakes.did_you_mean(named, known) or f"built in: {listed(known)}"
             node = self.entries["preset"]
-            self.reader.mistakes.add(node.mark, f"{self.path}: unknown preset {_written(node)}", hint)
+            self.reader.mistakes.add(node.mark, f"{self.path}: unknown preset {written(node)}", hint)
         return known.get(named or "")
 
     def _api(self, written: str | None, preset: Preset | None) -> str | None:
@@ -154,27 +197,23 @@ class _Section:
             like = self.reader.mistakes.did_you_mean(self.name, self.presets.providers)
             hint = f"{like} otherwise add 'api' and 'base_url'" if like else "add 'api' and 'base_url', or 'preset'"
             self.reader.mistakes.add(self.mark, f"{self.path} is no built-in provider and has no 'api'", hint)
-        elif api is not None and api not in self.apis:
-            node = self.entries.get("api")
-            name = _written(node) if node is not None else quoted(api)
-            hint = self.reader.mistakes.did_you_mean(api, self.apis) or f"known: {listed(sorted(self.apis))}"
-            self.reader.mistakes.add(node.mark if node else self.mark, f"{self.path}: unknown api {name}", hint)
+        elif api is not None and api not in self.reader.apis:
+            self.reader.unknown_api(api, self.entries.get("api", self.node), self.path)
             return None
         return api
 
     # -- where it is ------------------------------------------------------------------------------
 
-    def _address(self, preset: Preset | None) -> tuple[tuple[str, str], Any] | None:
-        """The keys to look a host up by, and the split address; None without a usable ``base_url``."""
+    def _address(self) -> SplitResult | None:
+        """The checked ``base_url``; None without a usable one."""
         text = self._text("base_url")
         if text is None:
             return None
         try:
-            parts = split_address(text)
+            return split_address(text)
         except BadAddress as error:
             self._bad_address(error)
             return None
-        return host_keys(parts), parts
 
     def _base_url(self, api: str | None, preset: Preset | None, parts: Any) -> str:
         if api in _EMBEDDED:
@@ -182,16 +221,21 @@ class _Section:
                 mark = self.entries["base_url"].mark
                 self.reader.mistakes.add(mark, f"{self.path}: the {api} api is embedded and takes no 'base_url'")
             return ""
+        wire = preset.apis.get(api or "") if preset is not None else None
+        own = wire.base_url if wire is not None else ""
         if parts is not None and api is not None:
+            if own and preset is not None and parts.path.strip("/") in ("", "v1") and _at_home(preset, parts):
+                return with_path(parts, urlsplit(own).path)
             try:
                 return normal_address(parts, api)
             except BadAddress as error:
                 self._bad_address(error)
         elif "base_url" not in self.entries and api is not None:
-            if preset is not None and preset.api == api:
-                return preset.base_url
+            if own and "*" not in own:
+                return own
             reason = f"preset '{preset.name}' has none for this api" if preset else "only built-in providers have one"
-            self.reader.mistakes.add(self.mark, f"{self.path} has no 'base_url'", reason)
+            hint = f"it has the form {own}" if own else reason
+            self.reader.mistakes.add(self.mark, f"{self.path} has no 'base_url'", hint)
         return ""
 
     def _bad_address(self, error: BadAddress) -> None:
@@ -244,8 +288,3 @@ class _Section:
             return None, None, None
         self.reader.secrets.add(key)
         return key, None, source
-
-
-def _written(node: Node) -> str:
-    """The text of a scalar before its variables were put in."""
-    return quoted(node.text) if isinstance(node, ScalarNode) else ""

@@ -79,7 +79,7 @@ def test_routes_as_json(path: Path) -> None:
     assert rows[0]["targets"][0] == {
         "provider": "xai",
         "model": "grok-4.7",
-        "api": "openai-chat",
+        "api": "openai-responses",
         "base_url": "https://api.x.ai/v1",
         "ready": False,
         "missing_key": "XAI_API_KEY",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,10 @@ from gateway.config.mistakes import ConfigError as Refused
 from gateway.config.presets import built_in, read_presets
 from gateway.profile import APIS, PROFILE_FIELDS, Profile
 from gateway.routing import Provider, Target
+from tests.recordings import load_yaml
 
 ROOT = Path(__file__).parents[2]
+FACTS = ROOT / "tests" / "cases" / "facts.yaml"
 
 
 def config(text: str, **env: str) -> Config:
@@ -59,14 +62,16 @@ def test_the_demo_takes_every_name() -> None:
 def test_every_preset_works_by_its_name_alone(name: str) -> None:
     preset = built_in().providers[name]
     env = {preset.key_env: "key-value"} if preset.key_env else {}
-    found = provider("{}", name, **env)
+    address = preset.base_url.replace("*", "mine")
+    # A form needs the user's part of the address; nothing else does.
+    found = provider(f"{{base_url: {address}}}" if "*" in preset.base_url else "{}", name, **env)
     assert (found.api, found.preset) == (preset.api, name)
     assert found.api_key == ("key-value" if preset.key_env else None)
     assert preset.api in APIS
     if preset.base_url:
-        parts = split_address(preset.base_url)
-        assert normal_address(parts, preset.api) == preset.base_url == found.base_url
-        assert preset.key_env is None or set(host_keys(parts)) & set(preset.hosts)
+        parts = split_address(address)
+        assert normal_address(parts, preset.api) == address == found.base_url
+        assert preset.key_env is None or built_in().at(host_keys(parts)) is preset
 
 
 @pytest.mark.parametrize("name", built_in().providers)
@@ -74,6 +79,24 @@ def test_every_model_pattern_of_a_preset_can_match(name: str) -> None:
     for facts in built_in().providers[name].models:
         assert facts.pattern == facts.pattern.lower()
         assert facts.profile.keys() <= PROFILE_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("name", "api"), [(name, api) for name, preset in built_in().providers.items() for api in preset.apis]
+)
+def test_every_api_of_a_preset_works_by_its_name_alone(name: str, api: str) -> None:
+    preset = built_in().providers[name]
+    wire = preset.apis[api]
+    address = wire.base_url.replace("*", "mine")
+    written = f", base_url: {address}" if "*" in wire.base_url else ""
+    found = target(f"{{{name}: {{api: {api}{written}}}}}", f"{name}/some-model")
+    assert (found.api, found.base_url, found.provider.preset) == (api, address, name)
+    assert {key: getattr(found.profile, key) for key in wire.profile if key not in ("extra_body", "error_codes")} == {
+        key: value for key, value in wire.profile.items() if key not in ("extra_body", "error_codes")
+    }
+    for facts in wire.models:
+        assert facts.pattern == facts.pattern.lower()
+        assert facts.profile.keys() <= PROFILE_FIELDS - {"api"}
 
 
 def test_hosts_belong_to_one_preset() -> None:
@@ -95,26 +118,45 @@ providers:
     assert read_presets(b"apis: {}\n", "f").providers == {}
 
 
+@pytest.mark.parametrize("row", load_yaml(FACTS), ids=lambda row: " ".join(row[:-1]))
+def test_facts(row: list[Any]) -> None:
+    name, model, *chosen, facts = row
+    entries = [f"api: {api}" for api in chosen]
+    if "*" in built_in().providers[name].base_url:
+        entries.append("base_url: https://mine.openai.azure.com")
+    profile = target(f"{{{name}: {{{', '.join(entries)}}}}}", f"{name}/{model}").profile
+    found = {field: getattr(profile, field) for field in facts}
+    assert found == {field: tuple(fact) if isinstance(fact, list) else fact for field, fact in facts.items()}
+
+
+def test_every_preset_has_a_row() -> None:
+    assert {row[0] for row in load_yaml(FACTS)} == set(built_in().providers) - {"echo"}
+
+
 @pytest.mark.parametrize(
-    ("name", "model", "facts"),
+    ("section", "model", "url"),
     [
-        ("openai", "gpt-5.6", {"effort_with_tools": "none", "developer_role": True, "stop_limit": 0}),
-        ("openai", "gpt-5.6-mini", {"effort_with_tools": "none"}),
-        ("openai", "gpt-4.1", {"developer_role": False, "drop_fields": (), "pdf": "file", "effort_field": None}),
-        ("openai", "gpt-5", {"efforts": ("minimal", "low", "medium", "high"), "effort_with_tools": None}),
-        ("openai", "gpt-6-astra", {"effort_with_tools": None, "efforts": ("low", "medium", "high", "xhigh", "max")}),
-        ("deepseek", "deepseek-v4-pro", {"reasoning_placeholder": "", "images": False, "mid_system": "system"}),
-        ("deepseek", "deepseek-flash", {"images": True}),
-        ("minimax", "MiniMax-M2.7", {"cumulative_deltas": True, "mid_system": "user", "context_window": 204800}),
-        ("minimax", "MiniMax-M3", {"images": True}),
-        ("moonshot", "kimi-k3", {"reasoning_placeholder": " ", "effort_field": "reasoning_effort"}),
-        ("anthropic", "claude-opus-5", {"first_party": True, "strip_billing_block": False, "auth": "x-api-key"}),
-        ("ollama", "qwen3:8b", {"idle_timeout": None}),
+        ("openai: {}", "gpt-4.1", "openai-chat https://api.openai.com/v1"),
+        ("openai: {}", "gpt-5.6", "openai-responses https://api.openai.com/v1"),
+        ("openai: {api: openai-chat}", "gpt-5.6", "openai-chat https://api.openai.com/v1"),
+        ("openai: {base_url: 'http://10.0.0.5:8000'}", "gpt-5.6", "openai-responses http://10.0.0.5:8000/v1"),
+        ("azure: {base_url: https://a.openai.azure.com}", "x", "openai-responses https://a.openai.azure.com/openai/v1"),
+        ("minimax: {api: anthropic}", "MiniMax-M3", "anthropic https://api.minimax.io/anthropic"),
+        ("minimax: {models: {'*-m3*': {api: anthropic}}}", "MiniMax-M3", "anthropic https://api.minimax.io/anthropic"),
+        ("minimax: {models: {'*-m3*': {api: anthropic}}}", "MiniMax-M2", "openai-chat https://api.minimax.io/v1"),
+        ("cn: {api: anthropic, base_url: https://api.minimaxi.com}", "x", "anthropic https://api.minimaxi.com/anthropic"),
+        ("cn: {base_url: https://api.minimaxi.com/anthropic}", "x", "anthropic https://api.minimaxi.com/anthropic"),
+        ("cn: {api: anthropic, base_url: https://open.bigmodel.cn}", "x", "anthropic https://open.bigmodel.cn/api/anthropic"),
+        ("openrouter: {api: anthropic}", "a/b", "anthropic https://openrouter.ai/api"),
+        ("ollama: {}", "qwen3:8b", "ollama http://localhost:11434"),
+        ("ollama: {base_url: 'http://10.0.0.5:11434/v1/'}", "qwen3:8b", "ollama http://10.0.0.5:11434"),
+        ("ollama: {api: openai-chat}", "qwen3:8b", "openai-chat http://localhost:11434/v1"),
+        ("llamacpp: {api: anthropic, base_url: 'http://10.0.0.5:8080'}", "x", "anthropic http://10.0.0.5:8080"),
     ],
 )
-def test_facts(name: str, model: str, facts: dict[str, object]) -> None:
-    profile = target(f"{{{name}: {{}}}}", f"{name}/{model}").profile
-    assert {field: getattr(profile, field) for field in facts} == facts
+def test_where_a_model_is_asked(section: str, model: str, url: str) -> None:
+    found = target(f"{{{section}}}", f"{section.partition(':')[0]}/{model}")
+    assert f"{found.api} {found.base_url}" == url
 
 
 def test_error_codes_are_text() -> None:
@@ -133,6 +175,8 @@ def test_error_codes_are_text() -> None:
         ("{base_url: https://API.DeepSeek.com}", "deepseek"),
         ("{api: openai-chat, base_url: http://127.0.0.1:11434}", "ollama"),
         ("{api: openai-chat, base_url: http://127.0.0.1:11435}", None),
+        ("{base_url: https://mine.openai.azure.com}", "azure"),
+        ("{api: openai-chat, base_url: https://openai.azure.com.evil.example}", None),
         ("{api: openai-chat, base_url: https://api.deepseek.com.evil.example}", None),
         ("{preset: vllm, base_url: https://api.deepseek.com}", "vllm"),
     ],
@@ -152,6 +196,12 @@ def test_preset(section: str, preset: str | None) -> None:
         ("openai-chat", "http://h:8000/v1/chat/completions/", "http://h:8000/v1"),
         ("openai-chat", "https://api.z.ai/api/paas/v4", "https://api.z.ai/api/paas/v4"),
         ("openai-chat", "http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("openai-responses", "http://h:8000", "http://h:8000/v1"),
+        ("openai-responses", "http://h:8000/v1/", "http://h:8000/v1"),
+        ("openai-responses", "http://h:8000/v1/responses", "http://h:8000/v1"),
+        ("ollama", "http://h:11434", "http://h:11434"),
+        ("ollama", "http://h:11434/v1/", "http://h:11434"),
+        ("ollama", "http://h:11434/api/chat", "http://h:11434"),
         ("anthropic", "https://h", "https://h"),
         ("anthropic", "https://h/", "https://h"),
         ("anthropic", "https://h/v1", "https://h"),
@@ -172,13 +222,12 @@ def test_third_party_apis_keep_the_path() -> None:
 
 def test_an_api_that_is_not_installed() -> None:
     with pytest.raises(ConfigError, match="unknown api 'openai-chat'"):
-        loads(b"providers: {xai: {}}\nmodels: {m: xai/m}\n", "f", {}, ("echo",))
+        loads(b"providers: {groq: {api: openai-chat}}\nmodels: {m: groq/m}\n", "f", {}, ("echo",))
 
 
-def test_another_api_has_only_its_own_defaults() -> None:
-    section = "{deepseek: {api: anthropic, base_url: https://api.deepseek.com/anthropic}}"
-    profile = target(section, "deepseek/deepseek-v4-pro").profile
-    assert (profile.auth, profile.reasoning_placeholder, profile.first_party) == ("x-api-key", None, False)
+def test_an_api_that_a_preset_does_not_list_has_only_its_own_defaults() -> None:
+    profile = target("{groq: {api: anthropic, base_url: https://api.groq.com/x}}", "groq/m").profile
+    assert profile == target("{lab: {api: anthropic, base_url: http://h}}", "lab/m").profile
     found = provider("{api: anthropic, base_url: https://api.deepseek.com/anthropic}", DEEPSEEK_API_KEY="key-value")
     assert (found.api_key, found.preset) == ("key-value", "deepseek")
 
@@ -269,14 +318,17 @@ models:
     assert (profile.cumulative_deltas, profile.context_window, profile.max_output_tokens) == (True, 1, 2)
     assert (profile.stop_limit, profile.drop_fields) == (3, ("top_p", "stop"))
     assert profile.extra_headers == {"A": "provider", "B": "inner", "C": "profile"}
-    assert profile.extra_body == {"k": 2, "l": [1, {"m": None}], "j": 0}
-    assert (second.model, second.profile.max_output_tokens, second.profile.extra_body) == ("other", 7, {"j": 0, "k": 2})
+    known = {"reasoning_split": True}
+    assert profile.extra_body == {**known, "k": 2, "l": [1, {"m": None}], "j": 0}
+    assert (second.model, second.profile.max_output_tokens) == ("other", 7)
+    assert second.profile.extra_body == {**known, "j": 0, "k": 2}
 
 
 def test_drop_adds_to_what_the_provider_drops() -> None:
-    assert target("{openai: {}}", "{use: openai/gpt-5.6, drop: [user]}").profile.drop_fields == (
-        "temperature", "top_p", "user",
-    )  # fmt: skip
+    section, entry = "{deepseek: {api: anthropic}}", "{use: deepseek/deepseek-v4-pro, drop: [user]}"
+    known = built_in().providers["deepseek"].apis["anthropic"].profile["drop_fields"]
+    assert target(section, entry).profile.drop_fields == (*known, "user")
+    assert len(known) > 1
     entry = "{use: openai/gpt-5.6, profile: {drop_fields: [a]}, drop: [b]}"
     assert target("{openai: {}}", entry).profile.drop_fields == ("a", "b")
 
@@ -327,8 +379,8 @@ def test_a_provider_alone_keeps_the_asked_name_and_the_overrides() -> None:
     route = found.table.resolve("gpt-5.6")
     assert [t.name for t in route.targets] == ["openai/gpt-5.6"]
     profile = route.targets[0].profile
-    assert (profile.max_output_tokens, profile.effort_with_tools) == (5, "none")
-    assert profile.drop_fields == ("temperature", "top_p", "x")
+    assert (profile.max_output_tokens, profile.api) == (5, "openai-responses")
+    assert profile.drop_fields == ("x",)
     assert [t.name for _, shown in found.table.patterns for t in shown.targets] == ["openai/*"]
     assert [t.name for t in found.table.resolve("openai").targets] == ["openai/openai"]
 

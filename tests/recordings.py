@@ -25,7 +25,7 @@ from gateway.routing import Target
 from tests.grammar import TOOL_ID, Reading, check_stream
 
 STREAMS = Path(__file__).parent / "streams"
-APIS = {"chat": "openai-chat", "anthropic": "anthropic"}
+APIS = {"chat": "openai-chat", "anthropic": "anthropic", "responses": "openai-responses", "ollama": "ollama"}
 """The wires that are spoken so far. Recordings of other wires wait for their adapters."""
 MESSAGE_ID = "msg_01RecordedAnswer"
 ASKED = "claude-sonnet-5"
@@ -332,3 +332,15 @@ def expected_ids(recording: Recording) -> list[str]:
     ids = [block["id"] for block in recording.expected["content"] if block["type"] == "tool_use"]
     longest = recording.target().profile.tool_id_max
     return [] if "*" in ids or any(len(tool_id) > longest for tool_id in ids) else ids
+
+
+def compare_items(recording: Recording, items: list[dict[str, Any]]) -> None:
+    """The input items of the next turn (``responses`` wire): pairs of calls, and the expected items in their order."""
+    calls = [item["call_id"] for item in items if item["type"] == "function_call"]
+    assert calls == [item["call_id"] for item in items if item["type"] == "function_call_output"]
+    ids = expected_ids(recording)
+    if ids:
+        assert calls == ids
+    rest = iter(items)
+    for wanted in recording.expected.get("replay_next_turn", ()):
+        assert any(wanted.items() <= item.items() for item in rest if item["type"] == wanted["type"]), wanted

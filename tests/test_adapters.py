@@ -58,7 +58,7 @@ def target_of(section: str, entry: str = "{use: lab/up}") -> Target:
 
 def ask(target: Target, *, headers: dict[str, str] = CLIENT_HEADERS, query: str = "", **more: Any) -> Any:
     body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}], **more}
-    return gateway.adapters.get(target.provider.api).prepare(MessagesRequest(body, headers, query, "msg_1", 1), target)
+    return gateway.adapters.get(target.api).prepare(MessagesRequest(body, headers, query, "msg_1", 1), target)
 
 
 def headers_of(section: str, entry: str = "{use: lab/up}", headers: dict[str, str] = CLIENT_HEADERS) -> dict[str, str]:

@@ -12,13 +12,15 @@ from gateway.errors import GatewayError
 from gateway.translate.fold import MessageFold
 from tests.chat_streams import chat_stream, mutate
 from tests.grammar import check_stream
+from tests import recordings as recordings_module
 from tests.recordings import Answer, Recording, compare_reading, cut, recordings, target_of, translate
 from tests.test_properties import REQUEST
 
 MUTATIONS = 1_000
 """For each wire."""
 BATCH = 250
-APIS = {"chat": "openai-chat", "anthropic": "anthropic"}
+APIS = {wire: recordings_module.APIS[wire] for wire in ("chat", "anthropic")}
+"""The wires whose streams are made and broken here; the others have tests of their own."""
 
 
 @cache
@@ -35,7 +37,8 @@ def originals(wire: str) -> list[bytes]:
 
 def answer_to(wire: str, chunks: list[bytes]) -> Answer:
     """Raises whatever is no GatewayError."""
-    return translate(gateway.adapters.get(APIS[wire]), REQUEST, target_of("generic", APIS[wire]), chunks)
+    api = recordings_module.APIS[wire]
+    return translate(gateway.adapters.get(api), REQUEST, target_of("generic", api), chunks)
 
 
 @pytest.mark.parametrize("first", range(0, MUTATIONS, BATCH))

@@ -15,6 +15,8 @@ GROUP = "gateway.adapters"
 
 _BUILT_IN = {
     "openai-chat": "gateway.adapters.openai_chat:OpenAIChatAdapter",
+    "openai-responses": "gateway.adapters.openai_responses:OpenAIResponsesAdapter",
+    "ollama": "gateway.adapters.ollama:OllamaAdapter",
     "anthropic": "gateway.adapters.anthropic_messages:AnthropicMessagesAdapter",
     "echo": "gateway.adapters.echo:EchoAdapter",
 }

@@ -11,6 +11,8 @@ from gateway.routing import Target
 from gateway.translate.changes import Changes
 from gateway.translate.passthrough_request import to_anthropic
 from gateway.translate.passthrough_stream import PassthroughTranslator
+from gateway.translate.request_fields import asked_stops
+from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.upstream_errors import http_error
 from gateway.wire.json_text import dumps_request
 
@@ -24,15 +26,17 @@ class AnthropicMessagesAdapter:
 
     def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
         changes = Changes()
-        body = to_anthropic(request.body, target.profile, target.model, changes)
+        body = to_anthropic(request.body, target.profile, target.name, target.model, changes)
         own = {name: value for name, value in request.headers.items() if name.startswith("anthropic-")}
+        if not target.profile.keep_betas and own.pop("anthropic-beta", None) is not None:
+            changes.add("dropped", "anthropic-beta", "the upstream refuses names that it does not know")
         query = f"?{request.query}" if request.query else ""
         return UpstreamRequest(
-            url=target.provider.base_url + PATH + query,
+            url=target.base_url + PATH + query,
             headers={
                 "anthropic-version": DEFAULT_VERSION,
                 **own,
-                **upstream_headers(target),
+                **upstream_headers(request, target),
                 "accept": "text/event-stream",
             },
             body=dumps_request(body),
@@ -40,11 +44,13 @@ class AnthropicMessagesAdapter:
         )
 
     def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
+        stops = asked_stops(request.body)
         return PassthroughTranslator(
             error_context(request, target),
             message_id=request.message_id,
             input_tokens=request.input_tokens,
             first_party=target.profile.first_party,
+            stop_sequences=StopSequences(stops, enforce=len(stops) > target.profile.stop_limit),
         )
 
     def translate_error(

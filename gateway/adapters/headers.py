@@ -9,19 +9,21 @@ from __future__ import annotations
 from gateway import __version__
 from gateway.adapters.base import MessagesRequest
 from gateway.routing import Target
+from gateway.translate.session import session_headers
 from gateway.translate.upstream_errors import ErrorContext
 
 USER_AGENT = f"messages-gateway/{__version__}"
 
 
-def upstream_headers(target: Target) -> dict[str, str]:
-    """Content type, our user agent, the provider's key and the profile's own headers."""
+def upstream_headers(request: MessagesRequest, target: Target) -> dict[str, str]:
+    """Content type, our user agent, the provider's key, the session and the profile's own headers."""
     headers = {"content-type": "application/json", "user-agent": USER_AGENT}
     key = target.provider.api_key
     if key and target.profile.auth == "bearer":
         headers["authorization"] = f"Bearer {key}"
-    elif key and target.profile.auth == "x-api-key":
-        headers["x-api-key"] = key
+    elif key and target.profile.auth != "none":
+        headers[target.profile.auth] = key
+    headers.update(session_headers(request.body, target.profile))
     headers.update({name.lower(): value for name, value in target.profile.extra_headers.items()})
     return headers
 

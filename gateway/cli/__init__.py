@@ -12,7 +12,7 @@ from gateway import __version__
 
 COMMANDS = {
     "serve": "Start the gateway.",
-    "check": "Check providers.yaml; no network.",
+    "check": "Check providers.yaml; --live asks the upstreams too.",
     "routes": "Show which name goes where.",
     "explain": "Show what a request would become upstream, and why.",
     "env": "Print the lines to export for Claude Code.",

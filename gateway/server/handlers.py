@@ -90,9 +90,11 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """New requests are welcome. Never asks an upstream."""
     state = request.app[STATE]
-    status = {"status": "ready" if state.ready else "draining"}
+    status: dict[str, object] = {"status": "ready" if state.ready else "draining"}
     if state.config_error:
         status["config_error"] = state.config_error
+    if state.windows is not None and state.windows.warnings:
+        status["warnings"] = state.windows.warnings
     return json_response(status, status=200 if state.ready else 503)
 
 

@@ -6,6 +6,7 @@ Rules:
 * Before the first content, a failure is an HTTP error; after it, one ``error`` event. Never both.
 * A client that does not stream gets the fold of the same events.
 * The upstream is closed as soon as its answer is complete, the client is gone, or it fell silent.
+* A refusal that names what to leave out is answered by one attempt without it (rejected_parameter.py).
 * One access-log line for each request, with tokens and times; no content.
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -24,10 +26,12 @@ from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamReq
 from gateway.errors import GatewayError, Overloaded, ProviderNotReady, UpstreamTimeout
 from gateway.routing import Target
 from gateway.server.client_stream import ClientStream
+from gateway.server.learned import amended
 from gateway.server.state import GatewayState, new_id
 from gateway.server.upstream import EmbeddedAnswer, UpstreamAnswer, open_upstream
 from gateway.translate.changes import Changes
 from gateway.translate.fold import MessageFold
+from gateway.translate.rejected_parameter import Amendment, amendment
 from gateway.translate.token_estimate import PromptSize, measure
 from gateway.translate.writer import error_event
 from gateway.wire.json_text import dumps
@@ -97,6 +101,9 @@ def _begin(state: GatewayState, client: web.Request, request_id: str, body: dict
             f"{body['model']} goes to {target.name}, and that provider has no key: "
             f"set {target.provider.missing_key} in the gateway's environment"
         )
+    if state.windows is not None:
+        state.windows.remind(target)
+    target = state.learned.apply(target)
     size = measure(body)
     request = MessagesRequest(
         body=body,
@@ -105,12 +112,16 @@ def _begin(state: GatewayState, client: web.Request, request_id: str, body: dict
         message_id=new_id("msg"),
         input_tokens=state.estimator.estimate(target.name, size),
     )
-    adapter = adapters.get(target.provider.api)
+    upstream, translator = _prepare(request_id, request, target)
+    return Exchange(state, client, request_id, request, target, size, upstream, translator, started)
+
+
+def _prepare(request_id: str, request: MessagesRequest, target: Target) -> tuple[UpstreamRequest, StreamTranslator]:
+    adapter = adapters.get(target.api)
     upstream = adapter.prepare(request, target)
     for change in upstream.changes:
         log.debug("%s %s %s: %s", request_id, change.action, change.path, change.reason)
-    translator = adapter.stream_translator(request, target)
-    return Exchange(state, client, request_id, request, target, size, upstream, translator, started)
+    return upstream, adapter.stream_translator(request, target)
 
 
 async def _stream(exchange: Exchange) -> web.StreamResponse:
@@ -118,8 +129,7 @@ async def _stream(exchange: Exchange) -> web.StreamResponse:
         stream = ClientStream(exchange.client, exchange.headers, exchange.state.ping_interval)
         stack.push_async_callback(stream.stop)
         try:
-            answer = await stack.enter_async_context(_open(exchange))
-            await _check_status(exchange, answer)
+            answer = await stack.enter_async_context(_answered(exchange))
             stream.headers.update(_relayed(exchange, answer))
             while data := await _translated(exchange, answer):
                 await stream.write(data)
@@ -145,8 +155,7 @@ def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError)
 async def _fold(exchange: Exchange) -> web.StreamResponse:
     fold = MessageFold()
     try:
-        async with _open(exchange) as answer:
-            await _check_status(exchange, answer)
+        async with _answered(exchange) as answer:
             while data := await _translated(exchange, answer):
                 fold.feed(data)
             headers = {**exchange.headers, **_relayed(exchange, answer)}
@@ -155,8 +164,51 @@ async def _fold(exchange: Exchange) -> web.StreamResponse:
     return web.Response(body=dumps(fold.message()), content_type="application/json", headers=headers)
 
 
+@asynccontextmanager
+async def _answered(exchange: Exchange) -> AsyncIterator[Answer]:
+    """A 200; after a refusal that names what to leave out, that of a second attempt. Raises GatewayError."""
+    async with AsyncExitStack() as stack:
+        answer = await stack.enter_async_context(_open(exchange))
+        if answer.status != 200:
+            error, change = await _refusal(exchange, answer)
+            if change is None:
+                raise error
+            await stack.aclose()
+            _amend(exchange, change)
+            answer = await stack.enter_async_context(_open(exchange))
+            if answer.status != 200:
+                raise (await _refusal(exchange, answer))[0]
+        yield answer
+
+
 def _open(exchange: Exchange) -> AbstractAsyncContextManager[Answer]:
     return open_upstream(exchange.state.session, exchange.upstream, exchange.target)
+
+
+async def _refusal(exchange: Exchange, answer: Answer) -> tuple[GatewayError, Amendment | None]:
+    """The error, and the change that may avert it."""
+    target = exchange.target
+    body = await answer.error_body()
+    error = adapters.get(target.api).translate_error(answer.status, answer.headers, body, exchange.request, target)
+    return error, amendment(answer.status, body, error.message, exchange.upstream.body, target.profile)
+
+
+def _amend(exchange: Exchange, change: Amendment) -> None:
+    """Prepares the request anew, with ``change``."""
+    target = exchange.target
+    log.info("%s %s is asked again: %s", exchange.request_id, target.name, change.reason)
+    if change.remember and exchange.state.learned.add(target.name, change.layer):
+        advice = "; ".join(f"{name}: {_yaml(value)}" for name, value in change.layer.items())
+        log.warning(
+            "%s: %s. This is done from now on; to keep it, write under providers.%s.models: {%s: {%s}}",
+            target.name, change.reason, target.provider.name, dumps(target.model).decode(), advice,
+        )
+    exchange.target = amended(target, change.layer)
+    exchange.upstream, exchange.translator = _prepare(exchange.request_id, exchange.request, exchange.target)
+
+
+def _yaml(value: object) -> str:
+    return dumps(list(value) if isinstance(value, tuple) else value).decode()
 
 
 def _relayed(exchange: Exchange, answer: Answer) -> dict[str, str]:
@@ -164,13 +216,6 @@ def _relayed(exchange: Exchange, answer: Answer) -> dict[str, str]:
     if not exchange.target.profile.first_party:
         return {}
     return {name: value for name, value in answer.headers.items() if name.startswith("anthropic-ratelimit-")}
-
-
-async def _check_status(exchange: Exchange, answer: Answer) -> None:
-    if answer.status != 200:
-        adapter = adapters.get(exchange.target.provider.api)
-        body = await answer.error_body()
-        raise adapter.translate_error(answer.status, answer.headers, body, exchange.request, exchange.target)
 
 
 async def _translated(exchange: Exchange, answer: Answer) -> bytes:

@@ -21,6 +21,7 @@ from aiohttp import web
 from gateway.config import Config, ConfigError, is_loopback
 from gateway.reload import Reloader, describe_change
 from gateway.server.app import build_app
+from gateway.server.context_windows import ContextWindows
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.probe import unreachable
 from gateway.server.state import GatewayState
@@ -47,6 +48,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     async with new_session() as session:
         state = GatewayState(config, session)
+        windows = state.windows = ContextWindows(session, state.learned.add)
         runner = web.AppRunner(
             build_app(state),
             handler_cancellation=True,
@@ -66,12 +68,14 @@ async def serve(
         gc.freeze()
         actual_port = listener.sockets[0].getsockname()[1]
         announce(actual_port, None)
+        windows.ask(config.table)
         tasks = [asyncio.create_task(_probe(config, actual_port, announce))]
         if reloader is not None:
             tasks.append(asyncio.create_task(_watch(state, reloader, is_loopback(host))))
         await stopped
         state.ready = False
         listener.close()
+        windows.stop()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -147,3 +151,6 @@ async def _watch(state: GatewayState, reloader: Reloader, loopback: bool) -> Non
             for warning in result.warnings:
                 log.warning("%s", warning)
             state.config, state.config_error = result, None
+            state.learned.clear()
+            if state.windows is not None:
+                state.windows.ask(result.table)

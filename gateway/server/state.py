@@ -13,6 +13,8 @@ from typing import Any
 from aiohttp import ClientSession, web
 
 from gateway.config import Config
+from gateway.server.context_windows import ContextWindows
+from gateway.server.learned import Learned
 from gateway.translate.token_estimate import TokenEstimator
 
 
@@ -23,6 +25,9 @@ class GatewayState:
     config: Config
     session: ClientSession
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    learned: Learned = field(default_factory=Learned)
+    windows: ContextWindows | None = None
+    """Asks the servers whose context window is theirs to say; None in tests that need none."""
     ping_interval: float = 10.0
     """Seconds of silence after which a streaming client gets a ping (reliability.md, promise S12)."""
     ready: bool = True

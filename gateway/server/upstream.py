@@ -139,6 +139,8 @@ def _reason(error: BaseException) -> str:
         return "it closed the connection without an answer"
     if isinstance(error, aiohttp.ClientConnectorError):
         return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
+    if isinstance(error, ConnectionError | aiohttp.ClientOSError):
+        return "the connection broke before the answer"
     if isinstance(error, aiohttp.InvalidURL):
         return "its base_url is not a URL"
     return type(error).__name__

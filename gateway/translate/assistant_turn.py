@@ -10,15 +10,29 @@ Rules (R8, R12, R13, R41, R51, R59-R61):
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
 from gateway.translate.opaque import decode_signature, decode_tool_id
-from gateway.translate.reasoning import DETAILS, TAGS, restore_details
+from gateway.translate.reasoning import DETAILS, FIELDS, TAGS, restore_details, tagged
 from gateway.wire.json_text import dumps_request
 
 JSON = dict[str, Any]
+
+_PLACES = (*FIELDS, DETAILS, TAGS, "content")
+"""Where this wire can put past reasoning; a signature's state of another wire names something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """One tool call of the history."""
+
+    client_id: str
+    upstream_id: str
+    name: str
+    """As the upstream knows it."""
 
 
 class AssistantTurn:
@@ -34,8 +48,7 @@ class AssistantTurn:
         self._fields: dict[str, Any] = {}
         self._tags = ""
         self._parts: list[JSON] = []
-        self.calls: list[tuple[str, str]] = []
-        """(client id, upstream id) of each call."""
+        self.calls: list[PastCall] = []
 
     def text(self, part: JSON, path: str) -> None:
         """A part of the turn; only text can stand here."""
@@ -46,28 +59,37 @@ class AssistantTurn:
 
     def tool_use(self, block: JSON, name: str, used_ids: set[str], path: str) -> None:
         """A call; ``name`` is the upstream's, ``used_ids`` are the upstream ids so far."""
+        call, extra = self._past_call(block, name, used_ids)
+        function = {"name": name, "arguments": self._arguments(block, path)}
+        wire: JSON = {"id": call.upstream_id, "type": "function", "function": function}
+        if extra is not None:
+            wire["extra_content"] = extra
+        elif self._profile.call_placeholder is not None and not self._tool_calls:
+            wire.update(self._profile.call_placeholder)
+        self._tool_calls.append(wire)
+
+    def _past_call(self, block: JSON, name: str, used_ids: set[str]) -> tuple[PastCall, Any]:
+        """The call, filed, with an id that is the upstream's own or fits it; and the upstream's state of it."""
         client_id = str(block.get("id"))
         ours = decode_tool_id(client_id, self._provider)
-        upstream_id = ours[0] if ours else self._short(client_id)
+        upstream_id = ours[0] if ours else self._fitting_id(client_id, name, len(used_ids))
         number = 1
         unique = upstream_id
         while unique in used_ids:
             number += 1
-            unique = self._short(f"{upstream_id}_{number}")
+            unique = self._fitting_id(f"{upstream_id}_{number}", name, len(used_ids) + number)
         used_ids.add(unique)
-        self.calls.append((client_id, unique))
+        call = PastCall(client_id, unique, name)
+        self.calls.append(call)
+        return call, ours[1] if ours else None
+
+    def _arguments(self, block: JSON, path: str) -> str:
+        """The call's input as the text of a JSON object (R51)."""
         value = block.get("input")
         if not isinstance(value, dict):
             self._changes.add("replaced", f"{path}.input", "arguments are always an object")
             value = {} if value is None else {"input": value}
-        call: JSON = {
-            "id": unique,
-            "type": "function",
-            "function": {"name": name, "arguments": dumps_request(value).decode()},
-        }
-        if ours and ours[1] is not None:
-            call["extra_content"] = ours[1]
-        self._tool_calls.append(call)
+        return dumps_request(value).decode()
 
     def thinking(self, block: JSON, path: str) -> None:
         """Past reasoning: put back if it is this provider's own."""
@@ -75,6 +97,8 @@ class AssistantTurn:
         place = state.get("f") if state and state.get("p") == self._provider else None
         if self._profile.reasoning_back != "same" and place is not None:
             place = None if self._profile.reasoning_back == "none" else self._profile.reasoning_back
+        if self._profile.reasoning_back == "same" and place not in _PLACES:
+            place = None
         if state is None or place is None or (place == DETAILS and state.get("m") != self._model):
             self._changes.add("dropped", path, "reasoning that the upstream did not write, or does not take back")
             return
@@ -82,7 +106,7 @@ class AssistantTurn:
         if place == DETAILS:
             self._fields.setdefault(DETAILS, []).extend(restore_details(state, text))
         elif place == TAGS:
-            self._tags = _tagged(text, state.get("g"))
+            self._tags = tagged(text, state.get("g"))
         elif place == "content":
             self._parts.append({"type": "thinking", "thinking": [{"type": "text", "text": text}]})
         else:
@@ -105,13 +129,16 @@ class AssistantTurn:
             message["tool_calls"] = self._tool_calls
         return message
 
-    def _short(self, tool_id: str) -> str:
-        if len(tool_id) <= self._profile.tool_id_max:
+    def _fitting_id(self, tool_id: str, name: str, index: int) -> str:
+        """``tool_id`` in a form that the upstream takes; the same for the same history (R41)."""
+        profile = self._profile
+        if profile.tool_id_template is not None:
+            return profile.tool_id_template.format(name=name, index=index)
+        limit = profile.tool_id_length
+        fits = len(tool_id) <= profile.tool_id_max if limit is None else len(tool_id) == limit and tool_id.isalnum()
+        if fits and tool_id.isascii():
             return tool_id
         digest = hashlib.blake2s(tool_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
-        return f"call_{digest}" if len(digest) + 5 <= self._profile.tool_id_max else digest[: self._profile.tool_id_max]
-
-
-def _tagged(text: str, gaps: Any) -> str:
-    before, opened, closing, after = gaps if isinstance(gaps, list) and len(gaps) == 4 else ("", "\n", "\n", "\n\n")
-    return f"{before}<think>{opened}{text}{closing}</think>{after}"
+        if limit is not None:
+            return digest[:limit]
+        return f"call_{digest}" if len(digest) + 5 <= profile.tool_id_max else digest[: profile.tool_id_max]

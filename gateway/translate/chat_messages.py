@@ -1,34 +1,33 @@
 """The conversation of a request as Chat Completions messages.
 
-Rules (R1-R18, R51, R59-R61):
+Rules (R1-R18, R27, R51, R59-R61):
 * One system message in front. Claude Code's billing block is left out: it differs between conversations
   and would empty every prefix cache.
 * ``role: system`` later on stays in place, or becomes a <system-reminder> in user text, by profile.
 * Every tool call is followed directly by its results, whatever stood between; a missing result is made
   up as such, an orphan becomes user text. Images and documents of results follow in a user message.
 * Neighbouring user messages become one, neighbouring assistant messages too.
+* Cache marks stay on the parts that end a cached prefix, the last few of them; the form of a message does
+  not depend on whether it holds one, so that the prefix stays the same when the mark moves on.
 * Past reasoning of this provider goes back where it came from; a foreign one never does.
 * The same conversation gives the same bytes, also when it has grown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
-from gateway.translate.assistant_turn import AssistantTurn
+from gateway.translate.assistant_turn import AssistantTurn, PastCall
 from gateway.translate.billing_block import without_billing_line
 from gateway.translate.changes import Changes
-from gateway.translate.chat_parts import PartReader, blocks_of, content_of, parts_of
+from gateway.translate.chat_parts import CACHE_MARKS, PartReader, blocks_of, content_of, parts_of
 from gateway.translate.chat_tools import OfferedTools
 
 JSON = dict[str, Any]
-Calls = list[tuple[str, str]]
-"""(client id, upstream id) of each call of a turn."""
-
 NO_RESULT = "[no result]"
 NO_OUTPUT = "(no tool output)"
 SEE_ATTACHMENT = "(see the attached content below)"
@@ -45,6 +44,9 @@ class _Message:
 class _UserText:
     """User parts that are not written yet."""
 
+    listed: bool
+    """The content is a list of parts, also when it is text only."""
+    bridge: str | None
     parts: list[JSON] = field(default_factory=list)
 
     def flush(self, out: list[JSON]) -> None:
@@ -52,15 +54,28 @@ class _UserText:
             return
         if out and out[-1]["role"] == "user":
             self.parts = [*parts_of(out.pop()["content"]), *self.parts]
-        out.append({"role": "user", "content": content_of(self.parts)})
+        if out and out[-1]["role"] == "tool" and self.bridge is not None:
+            out.append({"role": "assistant", "content": self.bridge})
+        out.append({"role": "user", "content": content_of(self.parts, listed=self.listed)})
         self.parts = []
 
 
 class ChatMessages:
     """Translates the messages of one request."""
 
-    def __init__(self, profile: Profile, provider: str, model: str, offered: OfferedTools, changes: Changes) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        provider: str,
+        model: str,
+        offered: OfferedTools,
+        changes: Changes,
+        turn: Callable[[Profile, str, str, Changes], AssistantTurn] = AssistantTurn,
+    ) -> None:
+        """``turn`` writes the model's past answers."""
         self._profile = profile
+        self._turn = turn
+        self._listed = profile.cache != "none"
         self._provider = provider
         self._model = model
         self._offered = offered
@@ -79,38 +94,60 @@ class ChatMessages:
         out: list[JSON] = []
         if system:
             role = "developer" if self._profile.developer_role else "system"
-            out.append({"role": role, "content": "\n\n".join(system)})
+            out.append({"role": role, "content": content_of(system, listed=self._listed)})
         for assistant, others in _groups(messages[start:]):
             calls = self._assistant(assistant, out) if assistant else []
             self._results(calls, others, out)
             self._others(calls, others, out)
+        if messages and messages[-1].role == "assistant":
+            self._prefill(out)
+        self._limit_marks(out)
         return out
+
+    def _prefill(self, out: list[JSON]) -> None:
+        """The answer's beginning, which the client wrote (R18)."""
+        if self._profile.prefill == "kept" or not out or out[-1]["role"] != "assistant":
+            return
+        if self._profile.prefill == "prefix":
+            out[-1] = {**out[-1], "prefix": True}
+            return
+        out.pop()
+        self._changes.add("dropped", "messages[-1]", "the upstream takes no beginning of its answer")
+
+    def _limit_marks(self, out: list[JSON]) -> None:
+        """Only the last marks stay where there are too many."""
+        mark = next(iter(CACHE_MARKS.get(self._profile.cache, ())), None)
+        if mark is None:
+            return
+        lists = [message["content"] for message in out if isinstance(message.get("content"), list)]
+        marked = [(parts, place) for parts in lists for place, part in enumerate(parts) if mark in part]
+        for parts, place in marked[: max(0, len(marked) - self._profile.cache_limit)]:
+            parts[place] = {key: value for key, value in parts[place].items() if key != mark}
+            self._changes.add("dropped", "cache_control", f"the upstream takes {self._profile.cache_limit} marks")
 
     # -- system ----------------------------------------------------------------------------------------
 
-    def _system(self, system: Any) -> list[str]:
-        texts: list[str] = []
+    def _system(self, system: Any) -> list[JSON]:
+        parts: list[JSON] = []
         for position, block in enumerate(blocks_of(system, "system")):
             text = block.get("text")
             if not isinstance(text, str):
                 raise InvalidRequest(f"system[{position}].text: Input should be a string")
-            if "cache_control" in block:
-                self._changes.add("dropped", "cache_control", "the upstream caches prefixes by itself, or not at all")
             kept = without_billing_line(text) if self._profile.strip_billing_block else text
             if kept != text:
                 self._changes.add("dropped", f"system[{position}]", "Claude Code's billing block empties prefix caches")
-            if kept.strip():
-                texts.append(kept)
-        return texts
+                block = {**block, "text": kept}
+            parts.extend(self._reader.parts({**block, "type": "text"}, f"system[{position}]"))
+        return parts
 
-    def _texts(self, message: _Message) -> list[str]:
-        texts = []
+    def _texts(self, message: _Message) -> list[JSON]:
+        found = []
         for position, block in enumerate(message.blocks):
             for part in self._parts(message, position, block):
                 if part["type"] != "text":
                     raise InvalidRequest(f"{message.path}[{position}]: a system message holds text only")
-                texts.append(part["text"])
-        return texts
+                found.append(part)
+        return found
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -129,15 +166,13 @@ class ChatMessages:
             yield _Message(role, blocks_of(message.get("content"), f"{path}.content"), f"{path}.content")
 
     def _parts(self, message: _Message, position: int, block: JSON) -> list[JSON]:
-        if "cache_control" in block:
-            self._changes.add("dropped", "cache_control", "the upstream caches prefixes by itself, or not at all")
         return self._reader.parts(block, f"{message.path}[{position}]")
 
     # -- turns -----------------------------------------------------------------------------------------
 
-    def _assistant(self, messages: list[_Message], out: list[JSON]) -> Calls:
+    def _assistant(self, messages: list[_Message], out: list[JSON]) -> list[PastCall]:
         """Writes one assistant turn. Returns its calls."""
-        turn = AssistantTurn(self._profile, self._provider, self._model, self._changes)
+        turn = self._turn(self._profile, self._provider, self._model, self._changes)
         for message in messages:
             for position, block in enumerate(message.blocks):
                 path = f"{message.path}[{position}]"
@@ -156,24 +191,27 @@ class ChatMessages:
             self._changes.add("dropped", messages[0].path, "an assistant turn without text or tool calls")
         return turn.calls
 
-    def _results(self, calls: Calls, others: list[_Message], out: list[JSON]) -> None:
+    def _results(self, calls: list[PastCall], others: list[_Message], out: list[JSON]) -> None:
         """One tool message for each call, in the order of the results; the missing ones last."""
         missing = list(calls)
         for message in others:
             for position, block in enumerate(message.blocks):
-                call = next((call for call in missing if call[0] == _result_id(block)), None)
+                call = next((call for call in missing if call.client_id == _result_id(block)), None)
                 if call is not None:
                     missing.remove(call)
-                    content = self._result_text(block, f"{message.path}[{position}]")
-                    out.append({"role": "tool", "tool_call_id": call[1], "content": content})
-        for client_id, upstream_id in missing:
-            self._changes.add("added", f"tool_use.{client_id}", "the call has no result; a stand-in says so")
-            out.append({"role": "tool", "tool_call_id": upstream_id, "content": NO_RESULT})
+                    out.append(self._result(call, self._result_content(block, f"{message.path}[{position}]")))
+        for call in missing:
+            self._changes.add("added", f"tool_use.{call.client_id}", "the call has no result; a stand-in says so")
+            out.append(self._result(call, content_of([_text_part(NO_RESULT)], listed=self._listed)))
 
-    def _others(self, calls: Calls, others: list[_Message], out: list[JSON]) -> None:
+    def _result(self, call: PastCall, content: str | list[JSON]) -> JSON:
+        name = {"name": call.name} if self._profile.tool_result_name else {}
+        return {"role": "tool", "tool_call_id": call.upstream_id, **name, "content": content}
+
+    def _others(self, calls: list[PastCall], others: list[_Message], out: list[JSON]) -> None:
         """Everything of user and system messages that is no tool message, in its order."""
-        user = _UserText()
-        answered = [client_id for client_id, _ in calls]
+        user = _UserText(self._listed, self._profile.bridge_after_tool)
+        answered = [call.client_id for call in calls]
         for message in others:
             if message.role == "system":
                 self._mid_system(message, user, out)
@@ -184,22 +222,25 @@ class ChatMessages:
                     user.parts.extend(self._parts(message, position, block))
                 elif _result_id(block) in answered:
                     answered.remove(_result_id(block))
-                    user.parts.extend(part for part in self._result_parts(block, path) if part["type"] != "text")
+                    if self._profile.tool_result_images == "user_message":
+                        user.parts.extend(part for part in self._result_parts(block, path) if part["type"] != "text")
                 else:
                     self._changes.add("replaced", path, "a result without its call goes as text")
                     user.parts.extend(self._orphan(block, path))
         user.flush(out)
 
     def _mid_system(self, message: _Message, user: _UserText, out: list[JSON]) -> None:
-        text = "\n\n".join(self._texts(message))
-        if not text:
+        parts = self._texts(message)
+        if not parts:
             return
         if self._profile.mid_system == "system":
             user.flush(out)
-            out.append({"role": "developer" if self._profile.developer_role else "system", "content": text})
+            role = "developer" if self._profile.developer_role else "system"
+            out.append({"role": role, "content": content_of(parts, listed=self._listed)})
             return
+        text = "\n\n".join(part["text"] for part in parts)
         self._changes.add("moved", message.path, "a system message in the middle goes as a <system-reminder>")
-        user.parts.append({"type": "text", "text": f"<system-reminder>\n{text}\n</system-reminder>"})
+        user.parts.append(_text_part(f"<system-reminder>\n{text}\n</system-reminder>"))
 
     # -- tool results ----------------------------------------------------------------------------------
 
@@ -209,22 +250,32 @@ class ChatMessages:
             parts.extend(self._reader.parts(inner, f"{path}.content[{position}]"))
         return parts
 
-    def _result_text(self, block: JSON, path: str) -> str:
+    def _result_content(self, block: JSON, path: str) -> str | list[JSON]:
+        """What the tool said: text, and what else the message may hold (R9, R15, R16)."""
         parts = self._result_parts(block, path)
         text = "\n\n".join(part["text"] for part in parts if part["type"] == "text")
-        if any(part["type"] != "text" for part in parts):
+        others = [part for part in parts if part["type"] != "text"]
+        if others and self._profile.tool_result_images == "user_message":
             self._changes.add("moved", path, "images and documents of a tool result go in a user message after it")
             text = f"{text}\n\n{SEE_ATTACHMENT}" if text else SEE_ATTACHMENT
-        if "cache_control" in block:
-            self._changes.add("dropped", "cache_control", "the upstream caches prefixes by itself, or not at all")
+            others = []
         if block.get("is_error"):
             self._changes.add("replaced", f"{path}.is_error", "told in the text: a tool message has no such field")
-            return f"Error: {text or NO_OUTPUT}"
-        return text or NO_OUTPUT
+            text = f"Error: {text or NO_OUTPUT}"
+        content = [*([_text_part(text)] if text or not others else []), *others]
+        if not text and not others:
+            content = [_text_part(NO_OUTPUT)]
+        if "cache_control" in block:
+            self._reader.mark(content)
+        return content_of(content, listed=self._listed)
 
     def _orphan(self, block: JSON, path: str) -> list[JSON]:
-        parts = self._result_parts(block, path) or [{"type": "text", "text": NO_OUTPUT}]
-        return [{"type": "text", "text": f"[Result of the tool call {block.get('tool_use_id')}]"}, *parts]
+        parts = self._result_parts(block, path) or [_text_part(NO_OUTPUT)]
+        return [_text_part(f"[Result of the tool call {block.get('tool_use_id')}]"), *parts]
+
+
+def _text_part(text: str) -> JSON:
+    return {"type": "text", "text": text}
 
 
 def _result_id(block: JSON) -> str:

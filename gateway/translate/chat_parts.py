@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.errors import InvalidRequest
@@ -19,6 +20,12 @@ JSON = dict[str, Any]
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 PDF = "application/pdf"
+
+CACHE_MARKS: Mapping[str, JSON] = {
+    "keep": {"cache_control": {"type": "ephemeral"}},
+    "breakpoints": {"prompt_cache_breakpoint": {"mode": "explicit"}},
+}
+"""``Profile.cache`` -> what stands on the last part of a cached prefix."""
 
 _FLATTENED = frozenset(
     (
@@ -67,6 +74,20 @@ class PartReader:
 
     def parts(self, block: JSON, path: str) -> list[JSON]:
         """The parts of one block, often one, sometimes none. Raises InvalidRequest, naming ``path``."""
+        parts = self._parts(block, path)
+        if "cache_control" in block:
+            self.mark(parts)
+        return parts
+
+    def mark(self, parts: list[JSON]) -> None:
+        """Marks the end of a cached prefix on the last part, where the upstream takes such marks (R27)."""
+        name = CACHE_MARKS.get(self._profile.cache)
+        if name is None:
+            self._changes.add("dropped", "cache_control", "the upstream caches prefixes by itself, or not at all")
+        elif parts:
+            parts[-1] = {**parts[-1], **name}
+
+    def _parts(self, block: JSON, path: str) -> list[JSON]:
         kind = block["type"]
         if kind == "text":
             return self._text(block, path)
@@ -105,6 +126,8 @@ class PartReader:
         if not self._profile.images:
             self._changes.add("replaced", path, "the model takes no images")
             return _text_part(f"[An image was left out: {self._target} takes no images.]")
+        if kind == "url" and not self._profile.image_urls:
+            raise InvalidRequest(f"{path}.source: {self._target} takes images as base64 data only, not by URL")
         if kind == "url":
             return {"type": "image_url", "image_url": {"url": _string(source, "url", path)}}
         media_type = source.get("media_type")
@@ -128,6 +151,12 @@ class PartReader:
         if kind == "file":
             raise InvalidRequest(f"{path}.source: Anthropic's file ids cannot be reached from {self._target}")
         name = title or "document.pdf"
+        if kind == "url" and self._profile.pdf == "document_url":
+            return [{"type": "document_url", "document_url": _string(source, "url", path)}]
+        if kind == "base64" and source.get("media_type") == PDF and self._profile.pdf == "document_url":
+            return [{"type": "document_url", "document_url": f"data:{PDF};base64,{_string(source, 'data', path)}"}]
+        if self._profile.pdf == "refuse":
+            raise InvalidRequest(f"{path}: {self._target} takes no PDF documents")
         if kind == "base64" and source.get("media_type") == PDF and self._profile.pdf == "file":
             data = f"data:{PDF};base64,{_string(source, 'data', path)}"
             return [{"type": "file", "file": {"filename": name, "file_data": data}}]
@@ -145,9 +174,9 @@ class PartReader:
         return _text_part(f"[{kind}] {dumps_request(_visible(shown)).decode()}")
 
 
-def content_of(parts: list[JSON]) -> str | list[JSON]:
-    """Only text: one string, which every server takes; else the parts."""
-    if all(part["type"] == "text" for part in parts):
+def content_of(parts: list[JSON], *, listed: bool = False) -> str | list[JSON]:
+    """Only text: one string, which every server takes; else, or when ``listed``, the parts."""
+    if not listed and all(part["type"] == "text" for part in parts):
         return "\n\n".join(part["text"] for part in parts)
     return parts
 

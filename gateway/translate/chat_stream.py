@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import GatewayError, Overloaded, UpstreamFailed, UpstreamProtocolError
+from gateway.translate.leaked_calls import LeakedCalls, Piece
 from gateway.translate.reasoning import TAGS, ReasoningCollector
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
@@ -63,6 +64,7 @@ class ChatStreamTranslator(StreamReader):
         think_tags: bool,
         cumulative: bool,
         stop_sequences: StopSequences,
+        leaked_calls: LeakedCalls | None = None,
     ) -> None:
         super().__init__(context.provider)
         self._stop_sequence: str | None = None
@@ -72,6 +74,7 @@ class ChatStreamTranslator(StreamReader):
         self._tags = ThinkTags() if think_tags else None
         self._reasoning = ReasoningCollector(context.provider, context.model, cumulative=cumulative)
         self._stops = stop_sequences
+        self._leaked = leaked_calls
         self._reported: Usage | None = None
         self._spoke = False
 
@@ -202,6 +205,22 @@ class ChatStreamTranslator(StreamReader):
         self._writer.thinking(text)
 
     def _text(self, text: str) -> None:
+        if self._leaked is None:
+            self._visible(text)
+        else:
+            self._pieces(self._leaked.feed(text))
+
+    def _pieces(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if self._stop_sequence is not None:
+                return
+            if piece[0] == "text":
+                self._visible(piece[1])
+            else:
+                self._sign()
+                self._calls.whole(piece[1], piece[2])
+
+    def _visible(self, text: str) -> None:
         text, stopped = self._stops.feed(text)
         if text.strip():
             self._sign()
@@ -218,6 +237,8 @@ class ChatStreamTranslator(StreamReader):
                     self._think(piece, TAGS)
                 else:
                     self._text(piece)
+        if self._leaked is not None:
+            self._pieces(self._leaked.close())
         rest = self._stops.close()
         if rest:
             self._writer.text(rest)

@@ -8,6 +8,8 @@ Rules:
 * ``tool_addition`` and ``tool_removal`` blocks are applied to the list (row 4).
 * Anthropic's server tools cannot run elsewhere: dropped. Tools whose schema only Anthropic's models know
   (computer, text editor…) cannot be described: a 400 that names them.
+* A schema is fitted to what the upstream's grammar takes (tool_schema.py), and a choice to what it can be
+  told: forced, named, by offering one tool only, or not at all.
 * A name is what the upstream allows; a longer one is cut and told apart by a hash, and mapped back.
 """
 
@@ -21,6 +23,8 @@ from typing import Any
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
+from gateway.translate.leaked_calls import LeakedCalls
+from gateway.translate.tool_schema import fit_schema
 
 JSON = dict[str, Any]
 
@@ -46,6 +50,13 @@ class OfferedTools:
     def client_names(self) -> dict[str, str]:
         """Upstream name -> client name."""
         return {upstream: client for client, upstream in self.upstream_names.items()}
+
+    def leaked_calls(self, profile: Profile) -> LeakedCalls | None:
+        """What heals calls of these tools that leak into the text; None where the profile knows of none."""
+        if not profile.leaked_calls:
+            return None
+        functions = (tool["function"] for tool in self.functions)
+        return LeakedCalls(profile.leaked_calls, {function["name"]: function["parameters"] for function in functions})
 
     def upstream_name(self, name: str, limit: int) -> str:
         """The upstream's form of a name that may stand only in the history."""
@@ -76,29 +87,56 @@ def offer_tools(body: JSON, profile: Profile, changes: Changes) -> OfferedTools:
             changes.add("dropped", f"tools.{name}", "withdrawn by a tool_removal block")
             continue
         offered.upstream_names[name] = _renamed(name, profile, changes)
-        offered.functions.append(_function(tool, offered.upstream_names[name], changes))
+        offered.functions.append(_function(tool, offered.upstream_names[name], profile, changes))
+    if profile.tools_for_history and not offered.functions:
+        _offer_past_tools(body, offered, profile, changes)
+    if profile.max_tools is not None and len(offered.functions) > profile.max_tools:
+        count = len(offered.functions)
+        raise InvalidRequest(f"tools: {count} tools are offered, and this model takes {profile.max_tools} at most")
     return offered
 
 
-def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, changes: Changes) -> JSON:
-    """``tool_choice`` and ``parallel_tool_calls`` of the upstream body."""
+def _offer_past_tools(body: JSON, offered: OfferedTools, profile: Profile, changes: Changes) -> None:
+    """Stand-ins for the tools that the history called (R46)."""
+    for message in body.get("messages") or []:
+        blocks = message.get("content") if isinstance(message, dict) else None
+        for block in blocks if isinstance(blocks, list) else ():
+            if not isinstance(block, dict) or block.get("type") != "tool_use":
+                continue
+            name = str(block.get("name"))
+            if name not in offered.upstream_names:
+                changes.add("added", f"tools.{name}", "past calls need a list of tools upstream")
+                offered.upstream_names[name] = _renamed(name, profile, changes)
+                tool = {"name": name, "description": "No longer offered."}
+                offered.functions.append(_function(tool, offered.upstream_names[name], profile, changes))
+
+
+def is_forced(body: JSON) -> bool:
+    """Whether the client demands a call."""
     choice = body.get("tool_choice")
+    return isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+
+
+def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, thinking: bool | None, changes: Changes) -> JSON:
+    """``tool_choice`` and ``parallel_tool_calls`` of the upstream body (R47-R49).
+
+    ``thinking``: the model will reason. Takes tools out of ``offered`` where the upstream needs that.
+    """
+    choice = body.get("tool_choice")
+    wire: JSON = {"parallel_tool_calls": True} if profile.ask_parallel and offered.functions else {}
     if not offered.functions or not isinstance(choice, dict):
-        if isinstance(choice, dict) and choice.get("type") not in (None, "auto", "none"):
+        if is_forced(body):
             changes.add("dropped", "tool_choice", "none of the tools it can mean is offered")
-        return {}
-    wire: JSON = {}
+        return wire
     kind = choice.get("type")
-    if kind == "any":
-        wire["tool_choice"] = "required"
-    elif kind == "none":
+    if kind == "none" and profile.tool_choice_none:
         wire["tool_choice"] = "none"
-    elif kind == "tool":
-        name = choice.get("name")
-        if isinstance(name, str) and name in offered.upstream_names:
-            wire["tool_choice"] = {"type": "function", "function": {"name": offered.upstream_names[name]}}
-        else:
-            changes.add("dropped", "tool_choice", f"the tool {name} is not offered upstream")
+    elif kind == "none":
+        offered.functions.clear()
+        changes.add("dropped", "tools", "tool_choice is none, and the upstream knows no such choice")
+        return {}
+    elif kind in ("any", "tool"):
+        wire.update(_forced_choice(choice, offered, profile, thinking, changes))
     if choice.get("disable_parallel_tool_use"):
         if profile.parallel_tool_calls:
             wire["parallel_tool_calls"] = False
@@ -107,10 +145,36 @@ def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, changes: Ch
     return wire
 
 
-def upstream_tool_name(name: str, limit: int) -> str:
+def _forced_choice(
+    choice: JSON, offered: OfferedTools, profile: Profile, thinking: bool | None, changes: Changes
+) -> JSON:
+    name = choice.get("name") if choice["type"] == "tool" else None
+    if choice["type"] == "tool" and (not isinstance(name, str) or name not in offered.upstream_names):
+        changes.add("dropped", "tool_choice", f"the tool {name} is not offered upstream")
+        return {}
+    upstream = offered.upstream_names[name] if isinstance(name, str) else None
+    if profile.tool_choice == "auto" or (not profile.tool_choice_thinking and thinking is not False):
+        refused = "at all" if profile.tool_choice == "auto" else "while it thinks"
+        changes.add("dropped", "tool_choice", f"the upstream takes no forced choice {refused}")
+        return {}
+    if upstream is None and profile.tool_choice == "named":
+        if len(offered.functions) > 1:
+            changes.add("dropped", "tool_choice", "the upstream takes the name of a tool only, and several are offered")
+            return {}
+        upstream = offered.functions[0]["function"]["name"]
+    if upstream is None:
+        return {"tool_choice": "any" if profile.tool_choice == "any" else "required"}
+    if profile.tool_choice != "string":
+        return {"tool_choice": {"type": "function", "function": {"name": upstream}}}
+    offered.functions[:] = [tool for tool in offered.functions if tool["function"]["name"] == upstream]
+    changes.add("replaced", "tool_choice", f"only {name} is offered: the upstream cannot be told which tool to call")
+    return {"tool_choice": "required"}
+
+
+def upstream_tool_name(name: str, limit: int, *, reserved: bool = False) -> str:
     """``name`` with the characters and the length that upstreams allow; two names never become one."""
     clean = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
-    if clean == name and len(name) <= limit:
+    if clean == name and len(name) <= limit and not reserved:
         return name
     digest = hashlib.blake2s(name.encode("utf-8", "replace")).hexdigest()[:_HASH_LENGTH]
     return f"{clean[: limit - _HASH_LENGTH - 1]}_{digest}"
@@ -193,13 +257,13 @@ def _is_server_tool(tool: JSON, position: int, changes: Changes) -> bool:
 
 
 def _renamed(name: str, profile: Profile, changes: Changes) -> str:
-    upstream = upstream_tool_name(name, profile.tool_name_max)
+    upstream = upstream_tool_name(name, profile.tool_name_max, reserved=name in profile.reserved_tool_names)
     if upstream != name:
         changes.add("renamed", f"tools.{name}", f"sent as {upstream}: the upstream's names are shorter or plainer")
     return upstream
 
 
-def _function(tool: JSON, name: str, changes: Changes) -> JSON:
+def _function(tool: JSON, name: str, profile: Profile, changes: Changes) -> JSON:
     for key in tool:
         if key not in _KEPT:
             changes.add("dropped", f"tools[].{key}", "no such field on a function")
@@ -211,8 +275,11 @@ def _function(tool: JSON, name: str, changes: Changes) -> JSON:
         parameters = {"type": "object", **parameters}
     if parameters["type"] == "object" and "properties" not in parameters:
         parameters["properties"] = {}
+    fitted = fit_schema(parameters, profile.schema_rewrites, profile.schema_dropped)
+    if fitted is not parameters:
+        changes.add("replaced", f"tools.{tool['name']}.input_schema", "fitted to the schemas that the upstream takes")
     function: JSON = {"name": name}
     if isinstance(tool.get("description"), str):
         function["description"] = tool["description"]
-    function["parameters"] = parameters
+    function["parameters"] = fitted
     return {"type": "function", "function": function}

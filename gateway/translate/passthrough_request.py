@@ -1,27 +1,32 @@
 """A request for an Anthropic-type upstream: nearly untouched.
 
-Rules (R130, R131):
+Rules (R23, R48, R60, R130-R132):
 * Open lists: fields, blocks and ``anthropic-*`` headers that nobody here knows go on.
-* The model is renamed, and our own signatures are taken out: the upstream would refuse them.
-* A server that merely speaks this API loses what only Anthropic's own understands: the billing block
-  and ``safeguards``.
+* The model is renamed. Signatures that other upstreams made are taken out with their blocks: this one
+  would refuse them, or take them for its own.
+* Thinking, temperature and a forced tool choice that exclude each other are reconciled.
+* What a server that merely speaks this API cannot take is data of its profile (skin_request.py).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gateway.profile import Profile
 from gateway.translate.billing_block import without_billing_line
 from gateway.translate.changes import Changes
+from gateway.translate.chat_tools import is_forced
 from gateway.translate.opaque import decode_signature
+from gateway.translate.reasoning_request import ask_for_reasoning, lay_over
+from gateway.translate.request_fields import asked_stops, capped_max_tokens, drop_refused, upstream_stops
+from gateway.translate.skin_request import fit_messages, fit_system, fit_tools
 
 JSON = dict[str, Any]
 
 
-
-def to_anthropic(body: JSON, profile: Profile, model: str, changes: Changes) -> JSON:
-    """The upstream body; ``body`` itself stays as it is."""
+def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes: Changes) -> JSON:
+    """The upstream body; ``body`` itself stays as it is. ``target``: the upstream's name, for placeholders."""
     wire = {**body, "model": model}
     if not body.get("stream"):
         changes.add("added", "stream", "the answer is always streamed and folded here")
@@ -30,15 +35,18 @@ def to_anthropic(body: JSON, profile: Profile, model: str, changes: Changes) -> 
         changes.add("dropped", "safeguards", "only Anthropic's own API checks tool use; its results are never invented")
     if profile.strip_billing_block:
         _strip_billing(wire, changes)
-    wire["messages"] = _without_our_thinking(body["messages"], changes)
-    cap, wanted = profile.max_output_tokens, body.get("max_tokens")
-    if cap is not None and isinstance(wanted, int) and wanted > cap:
-        wire["max_tokens"] = cap
-        changes.add("lowered", "max_tokens", f"{wanted} to {cap}, the most this model writes")
-    for name in profile.drop_fields:
-        if wire.pop(name, None) is not None:
-            changes.add("dropped", name, "the upstream refuses it")
-    wire.update(profile.extra_body)
+    messages = _without_foreign_thinking(body["messages"], profile, changes)
+    wire["messages"] = fit_messages(messages, profile, target, changes)
+    fit_system(wire, profile)
+    fit_tools(wire, profile, changes)
+    max_tokens = capped_max_tokens(body, profile, changes)
+    if max_tokens is not None:
+        wire["max_tokens"] = max_tokens
+    if asked_stops(body) and not upstream_stops(body, profile, changes):
+        del wire["stop_sequences"]
+    _reasoning(body, wire, profile, changes)
+    drop_refused(wire, profile, changes)
+    lay_over(wire, profile.extra_body)
     return wire
 
 
@@ -63,21 +71,52 @@ def _without_billing(block: Any) -> Any:
     return block if text == block["text"] else {**block, "text": text} if text.strip() else None
 
 
-def _without_our_thinking(messages: list[Any], changes: Changes) -> list[Any]:
+def _reasoning(body: JSON, wire: JSON, profile: Profile, changes: Changes) -> None:
+    forced = is_forced(body)
+    if profile.thinking_on is not None or profile.thinking_off is not None or profile.effort_field is not None:
+        asked = ask_for_reasoning(body, profile, tools=bool(body.get("tools")), forced=forced, changes=changes)
+        wire.pop("thinking", None)
+        if profile.effort_field is None and isinstance(wire.get("output_config"), dict):
+            kept = {key: value for key, value in wire["output_config"].items() if key != "effort"}
+            wire["output_config"] = kept
+            if not kept:
+                del wire["output_config"]
+        lay_over(wire, asked.fields)
+    thinking = wire.get("thinking")
+    kind = thinking.get("type") if isinstance(thinking, dict) else None
+    if kind == "enabled" and forced and not profile.tool_choice_thinking:
+        changes.add("replaced", "thinking", "switched off: the upstream takes no forced tool choice while thinking")
+        del wire["thinking"]
+        kind = None
+    if forced and profile.tool_choice == "auto":
+        changes.add("dropped", "tool_choice", "the upstream takes no forced choice")
+        del wire["tool_choice"]
+    if kind in ("enabled", "adaptive"):
+        for name in ("temperature", "top_k"):
+            if wire.get(name) not in (None, 1):
+                changes.add("dropped", name, "not taken beside thinking")
+                del wire[name]
+
+
+def _without_foreign_thinking(messages: list[Any], profile: Profile, changes: Changes) -> list[Any]:
+    foreign = re.compile(profile.foreign_signature) if profile.foreign_signature is not None else None
     kept: list[Any] = []
     for position, message in enumerate(messages):
         content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, list) or not any(map(_is_our_thinking, content)):
+        if not isinstance(content, list) or not any(_is_foreign(block, foreign) for block in content):
             kept.append(message)
             continue
         changes.add("dropped", f"messages[{position}]", "reasoning of another upstream: not valid here")
-        blocks = [block for block in content if not _is_our_thinking(block)]
+        blocks = [block for block in content if not _is_foreign(block, foreign)]
         if blocks:
             kept.append({**message, "content": blocks})
     return kept
 
 
-def _is_our_thinking(block: Any) -> bool:
+def _is_foreign(block: Any, foreign: re.Pattern[str] | None) -> bool:
     if not isinstance(block, dict) or block.get("type") != "thinking":
         return False
-    return decode_signature(block.get("signature")) is not None
+    signature = block.get("signature")
+    if decode_signature(signature) is not None:
+        return True
+    return foreign is not None and isinstance(signature, str) and foreign.search(signature) is not None

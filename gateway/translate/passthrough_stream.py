@@ -17,6 +17,7 @@ import re
 from typing import Any
 
 from gateway.errors import UpstreamProtocolError
+from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
 from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
 from gateway.translate.usage import Usage, count, from_anthropic
@@ -54,13 +55,23 @@ _DELTA_FIELD = {
 class PassthroughTranslator(StreamReader):
     """One answer; one object per request."""
 
-    def __init__(self, context: ErrorContext, *, message_id: str, input_tokens: int, first_party: bool) -> None:
+    def __init__(
+        self,
+        context: ErrorContext,
+        *,
+        message_id: str,
+        input_tokens: int,
+        first_party: bool,
+        stop_sequences: StopSequences | None = None,
+    ) -> None:
+        """``stop_sequences``: where the upstream does not stop by itself."""
         super().__init__(context.provider)
         self.usage = Usage()
         self._context = context
         self._message_id = message_id
         self._estimate = input_tokens
         self._first_party = first_party
+        self._stops = stop_sequences or StopSequences((), enforce=False)
         self._out: list[bytes] = []
         self._start: JSON | None = None
         self._started = False
@@ -145,12 +156,14 @@ class PassthroughTranslator(StreamReader):
         self._begin()
         early = block.get(kind) if kind in _DELTA_OF else None
         given = block.get("input") if kind == "tool_use" else None
-        if early or given:
+        if early or given or (kind == "tool_use" and "input" not in block):
             empty: JSON = {**block, kind: ""} if early else {**block, "input": {}}
             event, payload = {**event, "content_block": empty}, b""
         self._whole_input = given if isinstance(given, dict) else None
         self._write(event, payload)
-        if early:
+        if early and kind == "text" and self._stops.cuts:
+            self._write_text(str(early))
+        elif early:
             self._write_delta({"type": _DELTA_OF[kind], kind: early})
 
     def _block_delta(self, event: JSON, payload: bytes) -> None:
@@ -164,11 +177,17 @@ class PassthroughTranslator(StreamReader):
             raise self._wrong(f"a {kind} without its text")
         if kind == "input_json_delta" and delta["partial_json"]:
             self._whole_input = None
-        self._write(event, payload)
+        if kind == "text_delta" and self._stops.cuts:
+            self._write_text(delta["text"])
+        else:
+            self._write(event, payload)
 
     def _block_stop(self, event: JSON, payload: bytes) -> None:
         if self._open is None or event.get("index") != self._open[0]:
             raise self._wrong("the end of a block that is not open")
+        rest = self._stops.close()
+        if rest:
+            self._write_delta({"type": "text_delta", "text": rest})
         if self._whole_input:
             self._write_delta({"type": "input_json_delta", "partial_json": dumps(self._whole_input).decode()})
         self._write(event, payload)
@@ -184,11 +203,11 @@ class PassthroughTranslator(StreamReader):
             raise self._wrong("a message_delta without a stop_reason")
         self._begin()
         self._delta_seen = True
-        self.stop_reason = delta["stop_reason"]
+        self.stop_reason = reason = _stop_reason(delta, bool(self._tool_ids))
         reported = event.get("usage") if isinstance(event.get("usage"), dict) else {}
         self.usage = from_anthropic(reported, self.usage)
         usage = {**(reported or {}), "output_tokens": max(1, self.usage.output_tokens)}
-        wire = {**event, "delta": {"stop_sequence": None, **delta}, "usage": usage}
+        wire = {**event, "delta": {"stop_sequence": None, **delta, "stop_reason": reason}, "usage": usage}
         self._drop_safeguards(wire)
         self._drop_safeguards(wire["delta"])
         self._out.append(encode_event("message_delta", dumps(wire)))
@@ -222,9 +241,37 @@ class PassthroughTranslator(StreamReader):
     def _write_delta(self, delta: JSON) -> None:
         self._write({"type": "content_block_delta", "index": self._index, "delta": delta}, b"")
 
+    def _write_text(self, text: str) -> None:
+        """Text up to a stop sequence; there the answer ends."""
+        text, stopped = self._stops.feed(text)
+        if text:
+            self._write_delta({"type": "text_delta", "text": text})
+        if stopped is None:
+            return
+        self.stop_reason = "stop_sequence"
+        self.finished = self.complete = self._delta_seen = True
+        end = {
+            "type": "message_delta",
+            "delta": {"stop_reason": "stop_sequence", "stop_sequence": stopped},
+            "usage": {"output_tokens": max(1, self.usage.output_tokens)},
+        }
+        self._write({"type": "content_block_stop", "index": self._index}, b"")
+        self._out.append(encode_event("message_delta", dumps(end)))
+        self._out.append(encode_event("message_stop", b'{"type":"message_stop"}'))
+
     def _drop_safeguards(self, holder: JSON) -> None:
         if not self._first_party:
             holder.pop("safeguard_results", None)
+
+
+def _stop_reason(delta: JSON, calls: bool) -> str:
+    """The stop reason; some servers say ``end_turn`` whatever ended the answer (R85)."""
+    reason: str = delta["stop_reason"]
+    if reason != "end_turn":
+        return reason
+    if isinstance(delta.get("stop_sequence"), str):
+        return "stop_sequence"
+    return "tool_use" if calls else reason
 
 
 _HANDLERS = {

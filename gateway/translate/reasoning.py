@@ -100,6 +100,12 @@ def restore_details(state: dict[str, Any], text: str) -> list[dict[str, Any]]:
     return [{**item, "text": text} if "text" in item and item["text"] is None else item for item in details]
 
 
+def tagged(text: str, gaps: Any) -> str:
+    """``text`` between ``<think>`` tags, with the blanks that the upstream had around them."""
+    before, opened, closing, after = gaps if isinstance(gaps, list) and len(gaps) == 4 else ("", "\n", "\n", "\n\n")
+    return f"{before}<think>{opened}{text}{closing}</think>{after}"
+
+
 def _same_text(last: dict[str, Any], item: dict[str, Any]) -> bool:
     return (
         item.get("type") == last.get("type")

@@ -18,6 +18,11 @@ class StopSequences:
         self._cut = tuple(asked) if enforce else ()
         self._waiting = ""
 
+    @property
+    def cuts(self) -> bool:
+        """Text must go through ``feed``."""
+        return bool(self._cut)
+
     def feed(self, text: str) -> tuple[str, str | None]:
         """(text that may leave, the stop sequence that was met or None)."""
         if not self._cut:

@@ -10,11 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.errors import GatewayError, UpstreamProtocolError
 from gateway.translate.usage import Usage
 from gateway.wire.json_text import loads_upstream
+from gateway.wire.ndjson import NDJSONDecoder
 from gateway.wire.sse import SSEDecoder
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -26,6 +27,10 @@ _BOM = b"\xef\xbb\xbf"
 class StreamReader:
     """Base of the translators (the StreamTranslator contract of adapters/base.py)."""
 
+    new_decoder: ClassVar[type[SSEDecoder] | type[NDJSONDecoder]] = SSEDecoder
+    body_starts: ClassVar[tuple[bytes, ...]] = (b"{", b"[")
+    """What an answer begins with that is one JSON value, and no stream."""
+
     def __init__(self, provider: str) -> None:
         """``provider`` is named in messages."""
         self.usage = Usage(estimated=True)
@@ -33,7 +38,7 @@ class StreamReader:
         self.finished = False
         self.complete = False
         self._provider = provider
-        self._decoder = SSEDecoder()
+        self._decoder = self.new_decoder()
         self._head: bytes | None = b""
         self._body: list[bytes] | None = None
         self._body_size = 0
@@ -119,7 +124,7 @@ class StreamReader:
         self._head = None
         if text[:1] == b"<":
             raise UpstreamProtocolError(f"{self._provider} answered with HTML instead of an event stream")
-        if text[:1] in (b"{", b"["):
+        if text[:1] in self.body_starts:
             self._body = []
             return text
         return data

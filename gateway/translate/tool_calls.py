@@ -174,3 +174,14 @@ class ToolCalls:
             call_id = encode_tool_id(call.upstream_id or call_id, self._provider, call.extra, salt)
         self._used_ids.add(call_id)
         return call_id
+
+
+def past_ids(body: dict[str, Any]) -> set[str]:
+    """The ids of the calls in a request's history."""
+    return {
+        str(block.get("id"))
+        for message in body["messages"]
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for block in message["content"]
+        if isinstance(block, dict) and block.get("type") == "tool_use"
+    }

@@ -5,7 +5,8 @@ Rules (R110-R119):
   compacts when it reads that. Throttling that speaks of tokens stays a rate limit.
 * Quota and balance are ``billing_error``, whatever the status: waiting does not help.
 * Refused content is the request's fault, never a question of permission.
-* The upstream's own codes (``Profile.error_codes``) come first, then wording, then the status.
+* The upstream's own codes (``Profile.error_codes``) come first, then wording, then the status; but the
+  words of a full context outweigh a code that only means "invalid".
 * A refused key is ours to mend: ProviderNotReady, with the provider and the variable to look at.
 * The cause survives, at most 2,000 characters of it, without HTML and without our key.
 """
@@ -50,6 +51,7 @@ _OVERFLOW = tuple(
         r"input \((?P<n>[\d,]+) tokens\) is longer than.*?\((?P<m>[\d,]+) tokens\)",
         r"request \((?P<n>[\d,]+) tokens\) exceeds the available context size \((?P<m>[\d,]+)",
         r"exceeds the available context size(?: \((?P<m>[\d,]+))?",
+        r"input length \((?P<n>[\d,]+) tokens\) exceeds.*?\((?P<m>[\d,]+) tokens\)",
         r"input length (?P<n>[\d,]+) exceeds the maximum allowed input length of (?P<m>[\d,]+)",
         r"prompt has (?P<n>[\d,]+) tokens, but the configured context size is (?P<m>[\d,]+)",
         r"first (?P<n>[\d,]+) tokens when context.*?context length of only (?P<m>[\d,]+)",
@@ -59,7 +61,7 @@ _OVERFLOW = tuple(
         r"(?:max\w* )?(?:model )?(?:context|token|prompt|input|sequence)[ _]?(?:length|window|size|limit)",
         r"context[ _](?:length|window|size)[ _](?:is |has been |was )?(?:exceeded|exceeds|overflow)",
         r"exceed_context_size|context_length_exceeded|model_context_window_exceeded|context overflow",
-        r"(?:prompt|input|request|conversation) (?:is )?too (?:long|large)(?! for the)",
+        r"(?:prompt|input|request|conversation) (?:token length |length )?(?:is )?too (?:long|large)(?! for the)",
         r"prompt exceeds max(?:imum)? length",
         r"reduce the length of the (?:messages|prompt|input)",
         r"too many (?:input )?tokens",
@@ -227,7 +229,7 @@ def _read_payload(error: Any) -> _Cause:
         numbers = (error["n_prompt_tokens"], error["n_ctx"])
     return _Cause(
         message or _text(error)[:500],
-        code="" if code is None else str(code),
+        code=_text(code),
         kind=kind,
         text=_text(error),
         numbers=numbers,
@@ -266,7 +268,9 @@ def _status_of(error: Any) -> int:
 def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: int | None) -> GatewayError:
     named = context.codes.get(cause.code)
     text = f"{cause.text} {cause.code} {cause.kind}"
-    if named == "prompt_too_long" or (named is None and _is_overflow(status, cause, text)):
+    # One code often covers everything that is wrong with a request; the words tell what.
+    vague = named is None or named == "invalid_request_error"
+    if named == "prompt_too_long" or (vague and _is_overflow(status, cause, text)):
         return _overflow(cause, context)
     billing = _BILLING.search(text) or (retry_after is None and _CURRENT_QUOTA.search(text))
     about_the_key = status in (401, 403) and not billing and not _MODERATION.search(text)

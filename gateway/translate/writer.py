@@ -75,7 +75,7 @@ class _Call:
 
 @dataclass(slots=True)
 class _Held:
-    kind: Literal["text", "thinking", "signature", "call"]
+    kind: Literal["text", "thinking", "signature", "call", "end"]
     values: list[str]
     call: _Call | None = None
 
@@ -123,6 +123,10 @@ class MessageStreamWriter:
     def signature(self, signature: str) -> None:
         """The signature of the thinking so far; makes an empty thinking block when there is none."""
         self._push(_Held("signature", [signature]))
+
+    def end_block(self) -> None:
+        """What comes next begins a block of its own, also when it is of the same kind."""
+        self._push(_Held("end", []))
 
     def tool_call(self, key: Hashable, call_id: str, name: str, arguments: str) -> None:
         """A piece of a call's arguments. ``call_id`` and ``name`` count when ``key`` is seen first.
@@ -221,6 +225,9 @@ class MessageStreamWriter:
             self._write_run(item.kind, "".join(item.values))
         elif item.kind == "signature":
             self._write_signature(item.values[0])
+        elif item.kind == "end":
+            if self._open in ("text", "thinking"):
+                self._close()
         elif item.call is not None:
             self._open_tool_use(item.call)
 

@@ -1,0 +1,100 @@
+"""Ollama's own API, which alone takes a context window (``num_ctx``) and refuses to cut a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
+from gateway.adapters.headers import error_context, upstream_headers
+from gateway.errors import GatewayError, InvalidRequest, PromptTooLong
+from gateway.routing import Target
+from gateway.translate.changes import Changes
+from gateway.translate.chat_tools import offer_tools
+from gateway.translate.ollama_request import answer_limit, to_ollama
+from gateway.translate.ollama_stream import OllamaStreamTranslator, unwrapped
+from gateway.translate.ollama_window import asked_window
+from gateway.translate.request_fields import asked_stops
+from gateway.translate.stop_sequences import StopSequences
+from gateway.translate.token_estimate import measure
+from gateway.translate.tool_calls import ToolCalls, past_ids
+from gateway.translate.upstream_errors import http_error
+from gateway.translate.writer import MessageStreamWriter
+from gateway.wire.json_text import TOO_DEEP, dumps, dumps_request, loads_upstream, without_nul
+
+PATH = "/api/chat"
+
+HOPELESS = 1.5
+"""A prompt estimated at this many windows is refused here: an old server would cut it without a word."""
+
+
+class OllamaAdapter:
+    """``base_url`` + ``/api/chat``."""
+
+    def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
+        changes = Changes()
+        try:
+            wire = to_ollama(request.body, target.profile, target.provider.name, target.model, changes)
+        except RecursionError:
+            raise InvalidRequest(TOO_DEEP) from None
+        _refuse_hopeless(request, target)
+        return UpstreamRequest(
+            url=target.base_url + PATH,
+            headers={**upstream_headers(request, target), "accept": "application/x-ndjson"},
+            body=without_nul(dumps_request(wire)),
+            changes=changes,
+        )
+
+    def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
+        offered = offer_tools(request.body, target.profile, Changes())
+        names = offered.client_names
+        stops = asked_stops(request.body)
+        writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
+        calls = ToolCalls(
+            writer,
+            provider=target.provider.name,
+            message_id=request.message_id,
+            names=names,
+            used_ids=past_ids(request.body),
+        )
+        return OllamaStreamTranslator(
+            writer,
+            calls,
+            error_context(request, target, names),
+            think_tags=target.profile.think_tags,
+            stop_sequences=StopSequences(stops, enforce=len(stops) > target.profile.stop_limit),
+            leaked_calls=offered.leaked_calls(target.profile),
+            input_tokens=request.input_tokens,
+            window=asked_window(target.profile),
+            answer_limit=answer_limit(request.body, target.profile),
+        )
+
+    def translate_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
+    ) -> GatewayError:
+        error = http_error(status, headers, _unwrapped_body(body), error_context(request, target))
+        window = asked_window(target.profile)
+        if isinstance(error, PromptTooLong) and " tokens > " not in error.message and window is not None:
+            detail = f"{target.provider.name} counted no tokens; this is an estimate"
+            return PromptTooLong(max(request.input_tokens, window + 1), window, detail)
+        return error
+
+
+def _refuse_hopeless(request: MessagesRequest, target: Target) -> None:
+    """Raises PromptTooLong. Images are left out of account: the estimate of them is the roughest."""
+    window = asked_window(target.profile)
+    if window is None or request.input_tokens <= HOPELESS * window:
+        return
+    if request.input_tokens - measure(request.body).other_tokens > HOPELESS * window:
+        detail = f"{target.name} is asked with num_ctx {window}; the tokens are an estimate"
+        raise PromptTooLong(request.input_tokens, window, detail)
+
+
+def _unwrapped_body(body: bytes) -> bytes:
+    """``body`` with the error of the runner behind the server, where that is its text."""
+    try:
+        payload = loads_upstream(body)
+    except ValueError:
+        return body
+    error = payload.get("error") if isinstance(payload, dict) else None
+    inner = unwrapped(error)
+    return body if inner is error else dumps({"error": inner})

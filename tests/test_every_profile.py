@@ -1,0 +1,399 @@
+"""One conversation of ten turns through every profile: no request that the upstream's documented rules refuse, the
+prompt of a turn stable in the next, reasoning back where it belongs and nowhere else.
+
+Data: tests/cases/conversation.yaml and tests/cases/upstream_rules.yaml. A new profile needs a row there; no Python.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gateway.adapters
+from gateway.adapters.base import MessagesRequest, UpstreamRequest
+from gateway.config import loads
+from gateway.routing import Target
+from gateway.translate.fold import MessageFold
+from tests.fakes import strict_chat
+from tests.fakes.upstream_answers import Dialect, written
+from tests.fakes.upstream_rules import MARKS, Upstream, breaches, look_up, table, upstreams
+from tests.recordings import load_yaml, presets
+
+JSON = dict[str, Any]
+SCRIPT = load_yaml(Path(__file__).parent / "cases" / "conversation.yaml")
+TURNS = SCRIPT["turns"]
+HEADERS = {
+    "anthropic-version": "2023-06-01",
+    "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14,fine-grained-tool-streaming-2025-05-14",
+}
+FOREIGN_THOUGHTS = ("foreign-thought-5", "foreign-thought-6", "EmwKAhgBEgyRedacted")
+SIGNED = "EqQBCkYIBxgCKkC" + "Ab0" * 30 + "=="
+HIGH = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
+each = pytest.mark.parametrize("upstream", upstreams(), ids=lambda upstream: upstream.name)
+
+
+@cache
+def target_of(provider: str, api: str, model: str) -> Target:
+    """As the configuration makes it; the API is named only where the model does not choose it by itself."""
+    section = presets()[provider]
+    addresses = (section.get("base_url"), (section.get("apis") or {}).get(api, {}).get("base_url"))
+    base = ", base_url: 'https://res.openai.azure.com/openai/v1'" if "*" in str(addresses) else ""
+    for forced in ("", f", api: {api}"):
+        text = f"providers: {{{provider}: {{api_key: test-key{base}{forced}}}}}\nmodels: {{m: '{provider}/{model}'}}\n"
+        target = loads(text.encode(), "providers.yaml", {}).table.resolve("m").targets[0]
+        if target.api == api:
+            return target
+    raise AssertionError(f"{provider} has no {api}")
+
+
+def target_for(upstream: Upstream) -> Target:
+    return target_of(upstream.provider, upstream.api, upstream.model)
+
+
+def prepared(target: Target, body: JSON) -> UpstreamRequest:
+    request = MessagesRequest(body, HEADERS, "beta=true", "msg_01", 900)
+    return gateway.adapters.get(target.api).prepare(request, target)
+
+
+# -- the conversation ------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """The client's side of it, and what the upstream under test must get back."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._target = target_for(upstream)
+        self._ids: dict[str, str] = {}
+        self.back: list[JSON] = []
+        self.messages: list[JSON] = []
+
+    def requests(self) -> Iterator[JSON]:
+        """The body of each turn; the answer to it follows when the next one is asked for."""
+        for number, turn in enumerate(TURNS, start=1):
+            self._user(number, turn)
+            body = self._body(turn)
+            yield body
+            content, back = self._answer(number, turn["answer"], body)
+            if back:
+                self.back.append(back)
+            self.messages.append({"role": "assistant", "content": content})
+
+    def _user(self, number: int, turn: JSON) -> None:
+        blocks = []
+        for block in copy.deepcopy(turn["user"]):
+            if "tool_use_id" in block:
+                if self._upstream.rules.get("own_client") and block["tool_use_id"] not in self._ids:
+                    continue
+                block["tool_use_id"] = self._ids[block["tool_use_id"]]
+            blocks.append(block)
+        self.messages.append({"role": "user", "content": blocks})
+        if "note" in turn:
+            self.messages.append({"role": "system", "content": turn["note"]})
+
+    def _body(self, turn: JSON) -> JSON:
+        messages = copy.deepcopy(self.messages)
+        last = next(message for message in reversed(messages) if message["role"] == "user")
+        last["content"][-1]["cache_control"] = {"type": "ephemeral"}
+        return {
+            "model": "m",
+            "messages": messages,
+            "system": SCRIPT["system"],
+            "tools": SCRIPT["tools"],
+            "metadata": SCRIPT["metadata"],
+            "max_tokens": 128_000,
+            "stream": True,
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            **copy.deepcopy(HIGH),
+            **turn.get("asks", {}),
+        }
+
+    def _answer(self, number: int, answer: JSON, body: JSON) -> tuple[list[JSON], JSON | None]:
+        """(the blocks that the client keeps, what has to come back)."""
+        by = answer.get("by", "own")
+        if by == "anthropic":
+            content = [
+                {"type": "thinking", "thinking": answer["think"], "signature": SIGNED},
+                {"type": "redacted_thinking", "data": FOREIGN_THOUGHTS[-1]},
+                {"type": "text", "text": answer["text"]},
+                *(
+                    {"type": "tool_use", "id": f"toolu_01{number}", "name": call["name"], "input": call["input"]}
+                    for call in answer["calls"]
+                ),
+            ]
+            back = None
+        else:
+            target, dialect = (self._target, self._upstream.dialect) if by == "own" else self._foreign()
+            content, back = ask(target, dialect, answer, body, number)
+            back = back if by == "own" else None
+        calls = [block for block in content if block["type"] == "tool_use"]
+        self._ids.update({f"@{number}.{place}": call["id"] for place, call in enumerate(calls)})
+        return content, back
+
+    def _foreign(self) -> tuple[Target, Dialect]:
+        other = "zai" if self._upstream.provider == "deepseek" else "deepseek"
+        model = {"zai": "glm-4.6", "deepseek": "deepseek-v4-pro"}[other]
+        ids = "call_00_{hash}{hash}"  # longer than most take
+        return target_of(other, "openai-chat", model), Dialect("reasoning_content", ids)
+
+
+def ask(target: Target, dialect: Dialect, answer: JSON, body: JSON, number: int) -> tuple[list[JSON], JSON | None]:
+    """The upstream's answer through the translator: (the client's blocks, what the upstream must get back)."""
+    calls = [{**call, "name": name} for call, name in zip(answer.get("calls", ()), names(target, body, answer))]
+    stream = written(target.api, dialect, {**answer, "calls": calls}, number)
+    request = MessagesRequest(body, HEADERS, "beta=true", f"msg_{number:02}", 900)
+    translator = gateway.adapters.get(target.api).stream_translator(request, target)
+    fold = MessageFold()
+    fold.feed(translator.feed(stream.body))
+    fold.feed(translator.close())
+    content = fold.message()["content"]
+    texts = "".join(block["text"] for block in content if block["type"] == "text")
+    assert texts == answer.get("text", "")
+    made = [(block["name"], block["input"]) for block in content if block["type"] == "tool_use"]
+    assert made == [(call["name"], call["input"]) for call in answer.get("calls", ())]
+    return content, {"think": answer.get("think"), **stream.back} if stream.back else None
+
+
+def names(target: Target, body: JSON, answer: JSON) -> list[str]:
+    """The names by which the upstream knows the called tools: those with the same description."""
+    offered = json.loads(prepared(target, body).body).get("tools", ())
+    flat = [tool.get("function", tool) for tool in offered]
+    told = {tool["name"]: tool["description"] for tool in SCRIPT["tools"]}
+    return [
+        next(tool["name"] for tool in flat if tool["description"].startswith(told[call["name"]]))
+        for call in answer.get("calls", ())
+    ]
+
+
+@each
+def test_ten_turns(upstream: Upstream) -> None:
+    target = target_for(upstream)
+    conversation = Conversation(upstream)
+    found: list[str] = []
+    before: JSON = {}
+    for number, body in enumerate(conversation.requests(), start=1):
+        request = prepared(target, body)
+        again = prepared(target, body)
+        assert (request.body, request.headers) == (again.body, again.headers)
+        found += [f"turn {number}: {breach}" for breach in breaches(upstream, request.headers, request.body)]
+        wire = strict_chat.parse(request.body)
+        found += [f"turn {number}: {text}" for text in unstable(before, wire)]
+        if not marked(before):
+            found += [f"turn {number}: {text}" for text in unstable_bytes(before, wire, request.body)]
+        found += [f"turn {number}: {text}" for text in lost(upstream, wire, conversation.back)]
+        if not upstream.rules.get("signed"):
+            raw = request.body.decode()
+            found += [f"turn {number}: {text} goes up" for text in FOREIGN_THOUGHTS if text in raw]
+        elif FOREIGN_THOUGHTS[0] in request.body.decode():
+            found.append(f"turn {number}: {FOREIGN_THOUGHTS[0]} goes up")
+        before = wire
+    told = {text: turn for turn, _, text in (line.partition(": ") for line in reversed(found))}
+    assert not told, "\n".join(f"{turn}: {text}" for text, turn in told.items())
+
+
+def prompt(wire: JSON) -> list[JSON]:
+    """The messages or items, without cache marks: a client moves those from turn to turn, and nothing else."""
+    items = wire.get("input", wire.get("messages", []))
+    stripped: list[JSON] = without_marks(items)
+    return stripped
+
+
+def without_marks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_marks(item) for name, item in value.items() if name not in MARKS}
+    return [without_marks(item) for item in value] if isinstance(value, list) else value
+
+
+def marked(wire: JSON) -> bool:
+    return any(f'"{name}"' in json.dumps(wire) for name in MARKS)
+
+
+def unstable(before: JSON, after: JSON) -> Iterator[str]:
+    """What of the last turn's prompt is not the beginning of this one's."""
+    if not before:
+        return
+    for name in ("system", "instructions", "tools"):
+        if json.dumps(before.get(name)) != json.dumps(after.get(name)):
+            yield f"{name} changed"
+    old, new = prompt(before), prompt(after)
+    if len(new) < len(old):
+        yield f"{len(new)} messages after {len(old)}"
+    for at, (one, two) in enumerate(zip(old, new)):
+        if json.dumps(one) != json.dumps(two):
+            yield f"message {at} changed: {json.dumps(one)[:200]} -> {json.dumps(two)[:200]}"
+
+
+def unstable_bytes(before: JSON, after: JSON, raw: bytes) -> Iterator[str]:
+    """The same, of the bytes themselves: where nothing is marked, the old messages stand in the new body as they were."""
+    items = before.get("input", before.get("messages", []))
+    text = json.dumps(items, ensure_ascii=False, separators=(",", ":"))[:-1]
+    if items and text not in raw.decode():
+        yield "the bytes of the last turn's messages are not in this one"
+
+
+def lost(upstream: Upstream, wire: JSON, back: list[JSON]) -> Iterator[str]:
+    """Own reasoning that is not where the upstream wants it, byte for byte; or that is there though it wants none."""
+    wanted = upstream.rules["back"]
+    text = json.dumps(wire, ensure_ascii=False)
+    for reasoning in back:
+        place = reasoning["place"] if wanted in ("as_it_came", "block", "parts", "call_signature") else wanted
+        value = reasoning["value"]
+        if wanted == "none":
+            if reasoning["think"] and json.dumps(reasoning["think"], ensure_ascii=False)[1:-1] in text:
+                yield f"{reasoning['think']!r} goes up, and is not taken back"
+            continue
+        if place == "tags" and reasoning["place"] != "tags":
+            value = reasoning["think"]
+        if not any(holds(message, place, value) for message in wire.get("input", wire.get("messages", []))):
+            yield f"{value!r} is not in {place}"
+
+
+def holds(message: JSON, place: str, value: Any) -> bool:
+    """Whether one message or item gives ``value`` back at ``place``."""
+    if place == "item":
+        return message == value
+    if message.get("role") != "assistant":
+        return False
+    content = message.get("content")
+    if place == "tags":
+        tagged = isinstance(content, str) and content.startswith("<think>")
+        return tagged and (content.startswith(value) or f">\n{value}\n</think>" in content)
+    if place in ("parts", "block"):
+        return isinstance(content, list) and value in content
+    if place == "extra_content":
+        return any(call.get(place) == value for call in message.get("tool_calls") or ())
+    return bool(message.get(place) == value)
+
+
+# -- the parameters ----------------------------------------------------------------------------------------
+
+
+def body_of_turn(upstream: Upstream, number: int) -> JSON:
+    """The client's request of one turn."""
+    return next(body for turn, body in enumerate(Conversation(upstream).requests(), start=1) if turn == number)
+
+
+THINKING: dict[str, JSON] = {
+    "nothing said": {},
+    "disabled": {"thinking": {"type": "disabled"}},
+    "adaptive": {"thinking": {"type": "adaptive"}},
+    **{f"effort {level}": {"thinking": {"type": "adaptive"}, "output_config": {"effort": level}}
+       for level in ("low", "medium", "high", "xhigh", "max")},
+    "effort alone": {"output_config": {"effort": "low"}},
+    "small budget": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    "large budget": {"thinking": {"type": "enabled", "budget_tokens": 31_999}},
+}  # fmt: skip
+CHOICES: dict[str, JSON] = {
+    "no choice": {},
+    "auto": {"tool_choice": {"type": "auto"}},
+    "one at a time": {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+    "any": {"tool_choice": {"type": "any"}},
+    "named": {"tool_choice": {"type": "tool", "name": "Bash"}},
+    "none": {"tool_choice": {"type": "none"}},
+}
+OTHERS: dict[str, JSON] = {
+    "sampling": {"temperature": 0.7, "top_p": 0.9, "top_k": 40},
+    "temperature 1": {"temperature": 1},
+    "one stop": {"stop_sequences": ["\n\nHuman:"]},
+    "five stops": {"stop_sequences": ["a1", "b1", "c1", "d1", "e1"]},
+    "no tools": {"tools": []},
+    "probe": {"max_tokens": 1},
+    "structured": {
+        "output_config": {
+            "format": {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}
+        }
+    },
+    "new fields": {"service_tier": "auto", "mcp_servers": [], "container": None, "speed": "fast"},
+}
+
+
+@each
+def test_every_way_of_asking(upstream: Upstream) -> None:
+    """Thinking, tool choice, sampling, stops: each combination that a client can send is one that is taken."""
+    target = target_for(upstream)
+    base = body_of_turn(upstream, 2)
+    for name in ("thinking", "output_config"):
+        base.pop(name)
+    found: dict[str, str] = {}
+    asked = {f"{t}, {c}": {**THINKING[t], **CHOICES[c]} for t in THINKING for c in ("no choice", "any", "named")}
+    asked |= {f"effort high, {c}": {**HIGH, **CHOICES[c]} for c in CHOICES}
+    asked |= {f"{name}, {t}": {**THINKING[t], **OTHERS[name]} for name in OTHERS for t in ("nothing said", "effort high")}
+    if upstream.rules.get("own_client"):
+        # What Anthropic refuses itself is the client's affair, but for thinking and a forced choice (R48).
+        asked = {name: fields for name, fields in asked.items() if "new" not in name and "structured" not in name}
+    for name, fields in asked.items():
+        request = prepared(target, {**base, **fields})
+        for breach in breaches(upstream, request.headers, request.body):
+            found.setdefault(breach, name)
+    assert not found, "\n".join(f"{name}: {breach}" for breach, name in found.items())
+
+
+# -- who asks --------------------------------------------------------------------------------------------------
+
+
+@each
+def test_the_billing_block_changes_nothing(upstream: Upstream) -> None:
+    """R1: two requests that differ only in it give the same bytes, for every profile but Anthropic's own."""
+    first = body_of_turn(upstream, 2)
+    second = copy.deepcopy(first)
+    second["system"][0]["text"] = second["system"][0]["text"].replace("a1b2c", "99999").replace("16a", "17b")
+    one, two = prepared(target_for(upstream), first), prepared(target_for(upstream), second)
+    same = (one.body, one.headers) == (two.body, two.headers)
+    assert same is (upstream.rules.get("billing_block") != "kept")
+
+
+@each
+def test_another_session_changes_only_what_names_it(upstream: Upstream) -> None:
+    """R26: the prompt stays the same bytes; only the documented places may tell sessions apart."""
+    first = body_of_turn(upstream, 2)
+    other = {"user_id": '{"device_id":"d1","account_uuid":"","session_id":"99999999-0000-4000-8000-000000000000"}'}
+    one = prepared(target_for(upstream), first)
+    two = prepared(target_for(upstream), {**first, "metadata": other})
+    views = [{**json.loads(request.body), "headers": dict(request.headers)} for request in (one, two)]
+    allowed = upstream.rules.get("identity", ())
+    for view in views:
+        for place in allowed:
+            outer, _, name = place.rpartition(".")
+            (view[outer] if outer else view).pop(name, None)
+    assert views[0] == views[1]
+    if not allowed:
+        assert one.body == two.body
+
+
+# -- the checks themselves ----------------------------------------------------------------------------------
+
+
+def test_every_profile_and_each_of_its_apis_has_rules() -> None:
+    known = {(name, api) for name, section in presets().items() for api in apis_of(section)} - {("echo", "echo")}
+    assert {(upstream.provider, upstream.api) for upstream in upstreams()} == known
+
+
+def apis_of(section: JSON) -> set[str]:
+    patterns = [entry["profile"].get("api") for entry in section.get("models") or ()]
+    return {section["api"], *(section.get("apis") or {}), *filter(None, patterns)}
+
+
+@pytest.mark.parametrize("case", table()["breaches"], ids=lambda case: case["says"])
+def test_the_checker_sees_it(case: JSON) -> None:
+    """A good request, spoiled in one place, is a breach."""
+    upstream = next(upstream for upstream in upstreams() if upstream.name == case["upstream"])
+    request = prepared(target_for(upstream), body_of_turn(upstream, 10))
+    body = json.loads(request.body)
+    for place, value in case["set"].items():
+        outer, _, name = place.rpartition(".")
+        holder = look_up(body, outer) if outer else body
+        if isinstance(holder, list):
+            holder[int(name)] = value
+        elif value is None:
+            holder.pop(name)
+        else:
+            holder[name] = value
+    found = breaches(upstream, {**request.headers, **case.get("headers", {})}, json.dumps(body).encode())
+    assert any(re.search(case["says"], breach) for breach in found), found

@@ -76,8 +76,8 @@ class Profile:
     """Takes ``parallel_tool_calls: false`` for ``disable_parallel_tool_use``."""
     ask_parallel: bool = False
     """Parallel calls must be asked for: ``parallel_tool_calls: true`` goes up beside tools."""
-    response_format: Literal["json_schema", "none"] = "json_schema"
-    """For ``output_config.format``: ``json_schema`` or ``none`` (dropped)."""
+    response_format: Literal["json_schema", "without_tools", "none"] = "json_schema"
+    """For ``output_config.format``: ``json_schema``; ``without_tools`` (not beside tools); ``none`` (dropped)."""
     user_field: str | None = None
     """The body field for a hash of ``metadata.user_id``; None: dropped."""
     session_field: str | None = None

@@ -119,6 +119,8 @@ def test_goes_to_servers_like_it_without_the_billing_block(row: dict[str, Any]) 
     system = [block for block in body["system"] if not block["text"].startswith(BILLING)]
     expected = {**body, "model": "up-model", "stream": True, "system": system}
     expected.pop("safeguards", None)
+    if not expected.get("tools"):
+        expected.pop("tools", None)  # R46
     upstream = prepared(row["file"], target_of("generic", "anthropic"), "anthropic")
     assert json.loads(upstream.body) == expected
     assert any(change.path == "system[0]" for change in upstream.changes)

@@ -10,7 +10,6 @@ import copy
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ import pytest
 
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
-from gateway.config import loads
 from gateway.routing import Target
 from gateway.translate.fold import MessageFold
 from tests.fakes import strict_chat
 from tests.fakes.upstream_answers import Dialect, written
 from tests.fakes.upstream_rules import MARKS, Upstream, breaches, look_up, table, upstreams
 from tests.recordings import load_yaml, presets
+from tests.targets import preset_target
 
 JSON = dict[str, Any]
 SCRIPT = load_yaml(Path(__file__).parent / "cases" / "conversation.yaml")
@@ -39,22 +38,8 @@ HIGH = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
 each = pytest.mark.parametrize("upstream", upstreams(), ids=lambda upstream: upstream.name)
 
 
-@cache
-def target_of(provider: str, api: str, model: str) -> Target:
-    """As the configuration makes it; the API is named only where the model does not choose it by itself."""
-    section = presets()[provider]
-    addresses = (section.get("base_url"), (section.get("apis") or {}).get(api, {}).get("base_url"))
-    base = ", base_url: 'https://res.openai.azure.com/openai/v1'" if "*" in str(addresses) else ""
-    for forced in ("", f", api: {api}"):
-        text = f"providers: {{{provider}: {{api_key: test-key{base}{forced}}}}}\nmodels: {{m: '{provider}/{model}'}}\n"
-        target = loads(text.encode(), "providers.yaml", {}).table.resolve("m").targets[0]
-        if target.api == api:
-            return target
-    raise AssertionError(f"{provider} has no {api}")
-
-
 def target_for(upstream: Upstream) -> Target:
-    return target_of(upstream.provider, upstream.api, upstream.model)
+    return preset_target(upstream.provider, upstream.api, upstream.model)
 
 
 def prepared(target: Target, body: JSON) -> UpstreamRequest:
@@ -141,12 +126,14 @@ class Conversation:
         other = "zai" if self._upstream.provider == "deepseek" else "deepseek"
         model = {"zai": "glm-4.6", "deepseek": "deepseek-v4-pro"}[other]
         ids = "call_00_{hash}{hash}"  # longer than most take
-        return target_of(other, "openai-chat", model), Dialect("reasoning_content", ids)
+        return preset_target(other, "openai-chat", model), Dialect("reasoning_content", ids)
 
 
 def ask(target: Target, dialect: Dialect, answer: JSON, body: JSON, number: int) -> tuple[list[JSON], JSON | None]:
     """The upstream's answer through the translator: (the client's blocks, what the upstream must get back)."""
-    calls = [{**call, "name": name} for call, name in zip(answer.get("calls", ()), names(target, body, answer))]
+    calls = [
+        {**call, "name": name} for call, name in zip(answer.get("calls", ()), names(target, body, answer), strict=True)
+    ]
     stream = written(target.api, dialect, {**answer, "calls": calls}, number)
     request = MessagesRequest(body, HEADERS, "beta=true", f"msg_{number:02}", 900)
     translator = gateway.adapters.get(target.api).stream_translator(request, target)
@@ -225,13 +212,13 @@ def unstable(before: JSON, after: JSON) -> Iterator[str]:
     old, new = prompt(before), prompt(after)
     if len(new) < len(old):
         yield f"{len(new)} messages after {len(old)}"
-    for at, (one, two) in enumerate(zip(old, new)):
+    for at, (one, two) in enumerate(zip(old, new, strict=False)):
         if json.dumps(one) != json.dumps(two):
             yield f"message {at} changed: {json.dumps(one)[:200]} -> {json.dumps(two)[:200]}"
 
 
 def unstable_bytes(before: JSON, after: JSON, raw: bytes) -> Iterator[str]:
-    """The same, of the bytes themselves: where nothing is marked, the old messages stand in the new body as they were."""
+    """The same, of the bytes themselves: where nothing is marked, the old messages stand in the new body."""
     items = before.get("input", before.get("messages", []))
     text = json.dumps(items, ensure_ascii=False, separators=(",", ":"))[:-1]
     if items and text not in raw.decode():
@@ -242,6 +229,7 @@ def lost(upstream: Upstream, wire: JSON, back: list[JSON]) -> Iterator[str]:
     """Own reasoning that is not where the upstream wants it, byte for byte; or that is there though it wants none."""
     wanted = upstream.rules["back"]
     text = json.dumps(wire, ensure_ascii=False)
+    messages = wire.get("input") or wire["messages"]
     for reasoning in back:
         place = reasoning["place"] if wanted in ("as_it_came", "block", "parts", "call_signature") else wanted
         value = reasoning["value"]
@@ -251,17 +239,17 @@ def lost(upstream: Upstream, wire: JSON, back: list[JSON]) -> Iterator[str]:
             continue
         if place == "tags" and reasoning["place"] != "tags":
             value = reasoning["think"]
-        if not any(holds(message, place, value) for message in wire.get("input", wire.get("messages", []))):
+        if not any(holds(message, place, value) for message in messages):
             yield f"{value!r} is not in {place}"
 
 
 def holds(message: JSON, place: str, value: Any) -> bool:
     """Whether one message or item gives ``value`` back at ``place``."""
     if place == "item":
-        return message == value
+        return bool(message == value)
     if message.get("role") != "assistant":
         return False
-    content = message.get("content")
+    content: Any = message.get("content")
     if place == "tags":
         tagged = isinstance(content, str) and content.startswith("<think>")
         return tagged and (content.startswith(value) or f">\n{value}\n</think>" in content)
@@ -324,14 +312,18 @@ def test_every_way_of_asking(upstream: Upstream) -> None:
     found: dict[str, str] = {}
     asked = {f"{t}, {c}": {**THINKING[t], **CHOICES[c]} for t in THINKING for c in ("no choice", "any", "named")}
     asked |= {f"effort high, {c}": {**HIGH, **CHOICES[c]} for c in CHOICES}
-    asked |= {f"{name}, {t}": {**THINKING[t], **OTHERS[name]} for name in OTHERS for t in ("nothing said", "effort high")}
+    asked |= {name: OTHERS[name] for name in OTHERS}
+    asked |= {f"{name}, effort high": {**HIGH, **OTHERS[name]} for name in OTHERS}
     if upstream.rules.get("own_client"):
         # What Anthropic refuses itself is the client's affair, but for thinking and a forced choice (R48).
         asked = {name: fields for name, fields in asked.items() if "new" not in name and "structured" not in name}
+    usual = prepared(target, {**base, **HIGH})
+    known = set(breaches(upstream, usual.headers, usual.body))  # test_ten_turns tells of those
     for name, fields in asked.items():
         request = prepared(target, {**base, **fields})
         for breach in breaches(upstream, request.headers, request.body):
-            found.setdefault(breach, name)
+            if breach not in known:
+                found.setdefault(breach, name)
     assert not found, "\n".join(f"{name}: {breach}" for breach, name in found.items())
 
 

@@ -1,14 +1,18 @@
 """Requests up: the tables of ``tests/cases/requests``. Adding a case needs no Python.
 
 A case: ``name``; ``request`` (the client's body; model, max_tokens and one user message are filled in);
-``provider`` (default: an unknown server), ``profile`` (overrides), ``api``; and what must come of it:
+``provider`` (default: an unknown server), ``profile`` (overrides), ``api``; ``model``, the upstream's id of it, where
+the built-in profile of ``provider`` is meant as it is; and what must come of it:
 
 * ``upstream``: path -> exact value; ``contains``: path -> text within it; ``absent``: paths; ``roles``: of the
   messages, in order;
+* ``sent_headers``: name -> value, null for absent; ``url``;
 * ``changes``: "ACTION PATH" for each change that must be on record (a part of PATH suffices); ``unchanged``: none;
 * or ``error``: texts that the 400 must contain.
 
 Paths are like ``messages[1].content[0].text``; ``[-1]`` counts from the end, ``a.*.b`` gives the list of all ``b``.
+A thinking block with ``signed: STATE`` has the signature that the gateway makes of that state (opaque.py: ``p`` the
+provider, ``m`` the model, ``f`` the field, ``d`` details), and a call with ``id: [ID, PROVIDER, EXTRA]`` such an id.
 Whatever comes out must also pass the strict checks of the fake upstream (``lenient: true`` says why not);
 ``reasoning_field`` is the one field beyond OpenAI's that the provider takes.
 """
@@ -26,11 +30,12 @@ import pytest
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
 from gateway.errors import InvalidRequest
-from gateway.translate.opaque import encode_signature
+from gateway.translate.opaque import encode_signature, encode_tool_id
 from gateway.translate.request_check import check_request
 from gateway.wire.json_text import loads_request
 from tests.fakes import strict_chat
 from tests.recordings import load_yaml, target_of, with_profile
+from tests.targets import preset_target
 
 CASES_DIR = Path(__file__).parent / "cases" / "requests"
 MISSING = object()
@@ -49,13 +54,30 @@ def prepared(case: dict[str, Any]) -> UpstreamRequest:
         "model": "sonnet",
         "max_tokens": 100,
         "messages": [{"role": "user", "content": "Hi"}],
-        **case.get("request", {}),
+        **with_state(case.get("request", {})),
     }
     api = case.get("api", "openai-chat")
-    target = with_profile(target_of(case.get("provider", "generic"), api), tuples(case.get("profile", {})))
+    provider = case.get("provider", "generic")
+    base = preset_target(provider, api, case["model"]) if "model" in case else target_of(provider, api)
+    target = with_profile(base, tuples(case.get("profile", {})))
     headers = {"anthropic-version": "2023-06-01", **case.get("headers", {})}
     request = MessagesRequest(loads_request(json.dumps(body).encode()), headers, case.get("query", ""), "msg_1", 9)
     return gateway.adapters.get(api).prepare(request, target)
+
+
+def with_state(value: Any) -> Any:
+    """``value`` with the signatures and tool ids that carry the state told in it."""
+    if isinstance(value, list):
+        return [with_state(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made = {name: with_state(item) for name, item in value.items() if name != "signed"}
+    if "signed" in value:
+        made["signature"] = encode_signature(value["signed"])
+    for name in ("id", "tool_use_id"):
+        if isinstance(value.get(name), list):
+            made[name] = encode_tool_id(*value[name])
+    return made
 
 
 def tuples(profile: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +105,7 @@ def test_request(case: dict[str, Any]) -> None:
     unknown = set(case) - {
         "name", "request", "provider", "profile", "api", "headers", "query",
         "upstream", "contains", "absent", "roles", "changes", "unchanged", "error", "lenient", "reasoning_field",
+        "model", "sent_headers", "url",
     }  # fmt: skip
     assert not unknown, f"no such key in a case: {unknown}"
     if "error" in case:
@@ -94,6 +117,10 @@ def test_request(case: dict[str, Any]) -> None:
     upstream = prepared(case)
     body = json.loads(upstream.body)
     compare(case, body)
+    sent = {name.lower(): value for name, value in upstream.headers.items()}
+    for name, value in case.get("sent_headers", {}).items():
+        assert sent.get(name) == value, name
+    assert case.get("url", upstream.url) == upstream.url
     changes = [f"{change.action} {change.path}" for change in upstream.changes]
     for wanted in case.get("changes", ()):
         action, _, path = wanted.partition(" ")
@@ -101,8 +128,7 @@ def test_request(case: dict[str, Any]) -> None:
     if case.get("unchanged"):
         assert changes == []
     if case.get("api", "openai-chat") == "openai-chat" and not case.get("lenient"):
-        lower = {name.lower(): value for name, value in upstream.headers.items()}
-        strict_chat.check(upstream.body, lower, key="test-key", reasoning=case.get("reasoning_field"))
+        strict_chat.check(upstream.body, sent, key="test-key", reasoning=case.get("reasoning_field"))
 
 
 def compare(case: dict[str, Any], body: dict[str, Any]) -> None:

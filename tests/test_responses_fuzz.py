@@ -171,8 +171,14 @@ def test_an_endless_stream_of_nothing_does_not_fill_the_memory(piece: bytes) -> 
     assert peak < 4 << 20
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [TEXT * 501, b"".join(event("output_text.delta", f'"output_index":{at},"delta":"x"') for at in range(21))],
+    ids=["text", "items"],
+)
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     monkeypatch.setattr("gateway.translate.responses_output.MAX_KEPT_CHARACTERS", 1000)
-    answer = answer_to(TEXT * 501 + ENDED)
+    monkeypatch.setattr("gateway.translate.responses_output.MAX_ITEMS", 20)
+    answer = answer_to(body + ENDED)
     assert answer.error is not None
     assert answer.error.status == 502

@@ -12,6 +12,7 @@ from gateway.translate.changes import Changes
 from gateway.translate.passthrough_request import to_anthropic
 from gateway.translate.passthrough_stream import PassthroughTranslator
 from gateway.translate.request_fields import asked_stops
+from gateway.translate.skin_tools import upstream_names
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.upstream_errors import http_error
 from gateway.wire.json_text import dumps_request
@@ -45,8 +46,9 @@ class AnthropicMessagesAdapter:
 
     def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
         stops = asked_stops(request.body)
+        names = {upstream: client for client, upstream in upstream_names(request.body, target.profile).items()}
         return PassthroughTranslator(
-            error_context(request, target),
+            error_context(request, target, names),
             message_id=request.message_id,
             input_tokens=request.input_tokens,
             first_party=target.profile.first_party,

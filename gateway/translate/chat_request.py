@@ -46,7 +46,7 @@ def to_chat(body: JSON, profile: Profile, provider: str, model: str, changes: Ch
         wire["stop"] = stops
     wire.update(sampling_fields(body, profile, reasoning, changes))
     lay_over(wire, reasoning.fields)
-    schema = asked_schema(body, profile, changes)
+    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
     if schema is not None:
         wire["response_format"] = {
             "type": "json_schema",

@@ -57,7 +57,7 @@ def to_ollama(body: JSON, profile: Profile, provider: str, model: str, changes: 
     if offered.functions:
         wire["tools"] = [_tool(function, changes) for function in offered.functions]
     wire.update(stream=True, truncate=False, shift=False)
-    schema = asked_schema(body, profile, changes)
+    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
     if schema is not None:
         wire["format"] = schema
     options = _limits(body, profile, changes)
@@ -76,7 +76,7 @@ def to_ollama(body: JSON, profile: Profile, provider: str, model: str, changes: 
     record_unknown(body, changes, also=("top_k",))
     drop_refused(wire, profile, changes)
     lay_over(wire, placed(profile.extra_body))
-    return without_null(wire)
+    return wire
 
 
 def on_this_wire(profile: Profile) -> Profile:
@@ -117,12 +117,6 @@ def placed(extra: Mapping[str, Any]) -> JSON:
         else:
             options.setdefault(name, value)
     return {**wire, "options": options}
-
-
-def without_null(wire: JSON) -> JSON:
-    """``wire`` and its options without what was set to null: the server's own default holds then."""
-    wire["options"] = {name: value for name, value in wire["options"].items() if value is not None}
-    return {name: value for name, value in wire.items() if value is not None}
 
 
 def _is_placed(name: str) -> bool:

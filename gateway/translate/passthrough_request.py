@@ -20,9 +20,15 @@ from gateway.translate.chat_tools import is_forced
 from gateway.translate.opaque import decode_signature
 from gateway.translate.reasoning_request import ask_for_reasoning, lay_over
 from gateway.translate.request_fields import asked_stops, capped_max_tokens, drop_refused, upstream_stops
-from gateway.translate.skin_request import fit_messages, fit_system, fit_tools
+from gateway.translate.skin_request import fit_messages, fit_system
+from gateway.translate.skin_tools import fit_choice, fit_tools, upstream_names
 
 JSON = dict[str, Any]
+
+_BETA_FIELDS = frozenset(
+    ("speed", "inference_geo", "fallbacks", "diagnostics", "thread", "compaction", "container", "mcp_servers", "betas")
+)
+"""Top-level fields that only Anthropic's own API knows, behind its betas."""
 
 
 def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes: Changes) -> JSON:
@@ -35,16 +41,22 @@ def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes:
         changes.add("dropped", "safeguards", "only Anthropic's own API checks tool use; its results are never invented")
     if profile.strip_billing_block:
         _strip_billing(wire, changes)
+    names = upstream_names(body, profile)
     messages = _without_foreign_thinking(body["messages"], profile, changes)
-    wire["messages"] = fit_messages(messages, profile, target, changes)
+    wire["messages"] = fit_messages(messages, profile, target, names, changes)
     fit_system(wire, profile)
-    fit_tools(wire, profile, changes)
+    fit_tools(wire, profile, names, changes)
     max_tokens = capped_max_tokens(body, profile, changes)
     if max_tokens is not None:
         wire["max_tokens"] = max_tokens
     if asked_stops(body) and not upstream_stops(body, profile, changes):
         del wire["stop_sequences"]
     _reasoning(body, wire, profile, changes)
+    fit_choice(wire, profile, names, changes)
+    if not profile.keep_betas:
+        for name in _BETA_FIELDS & wire.keys():
+            changes.add("dropped", name, "only Anthropic's own API knows it")
+            del wire[name]
     drop_refused(wire, profile, changes)
     lay_over(wire, profile.extra_body)
     return wire
@@ -76,10 +88,9 @@ def _reasoning(body: JSON, wire: JSON, profile: Profile, changes: Changes) -> No
     if profile.thinking_on is not None or profile.thinking_off is not None or profile.effort_field is not None:
         asked = ask_for_reasoning(body, profile, tools=bool(body.get("tools")), forced=forced, changes=changes)
         wire.pop("thinking", None)
-        if profile.effort_field is None and isinstance(wire.get("output_config"), dict):
-            kept = {key: value for key, value in wire["output_config"].items() if key != "effort"}
-            wire["output_config"] = kept
-            if not kept:
+        if isinstance(wire.get("output_config"), dict):
+            wire["output_config"] = {key: value for key, value in wire["output_config"].items() if key != "effort"}
+            if not wire["output_config"]:
                 del wire["output_config"]
         lay_over(wire, asked.fields)
     thinking = wire.get("thinking")
@@ -88,9 +99,6 @@ def _reasoning(body: JSON, wire: JSON, profile: Profile, changes: Changes) -> No
         changes.add("replaced", "thinking", "switched off: the upstream takes no forced tool choice while thinking")
         del wire["thinking"]
         kind = None
-    if forced and profile.tool_choice == "auto":
-        changes.add("dropped", "tool_choice", "the upstream takes no forced choice")
-        del wire["tool_choice"]
     if kind in ("enabled", "adaptive"):
         for name in ("temperature", "top_k"):
             if wire.get(name) not in (None, 1):
@@ -103,18 +111,22 @@ def _without_foreign_thinking(messages: list[Any], profile: Profile, changes: Ch
     kept: list[Any] = []
     for position, message in enumerate(messages):
         content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, list) or not any(_is_foreign(block, foreign) for block in content):
+        if not isinstance(content, list) or not any(_is_foreign(block, foreign, profile) for block in content):
             kept.append(message)
             continue
         changes.add("dropped", f"messages[{position}]", "reasoning of another upstream: not valid here")
-        blocks = [block for block in content if not _is_foreign(block, foreign)]
+        blocks = [block for block in content if not _is_foreign(block, foreign, profile)]
         if blocks:
             kept.append({**message, "content": blocks})
     return kept
 
 
-def _is_foreign(block: Any, foreign: re.Pattern[str] | None) -> bool:
-    if not isinstance(block, dict) or block.get("type") != "thinking":
+def _is_foreign(block: Any, foreign: re.Pattern[str] | None, profile: Profile) -> bool:
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind == "redacted_thinking":
+        # What cannot be read has no form to know it by; who knows Anthropic's signatures as foreign made none.
+        return foreign is not None and not profile.first_party
+    if kind != "thinking":
         return False
     signature = block.get("signature")
     if decode_signature(signature) is not None:

@@ -152,6 +152,9 @@ class PassthroughTranslator(StreamReader):
             if block["id"] in self._tool_ids:
                 raise self._wrong("two tool calls with one id")
             self._tool_ids.add(block["id"])
+            if block["name"] in self._context.tool_names:
+                block = {**block, "name": self._context.tool_names[block["name"]]}
+                event, payload = {**event, "content_block": block}, b""
         self._open = (index, kind)
         self._begin()
         early = block.get(kind) if kind in _DELTA_OF else None

@@ -71,8 +71,8 @@ def upstream_stops(body: JSON, profile: Profile, changes: Changes) -> list[str]:
     return []
 
 
-def asked_schema(body: JSON, profile: Profile, changes: Changes) -> JSON | None:
-    """The JSON schema that the answer must fit, if the upstream can see to that."""
+def asked_schema(body: JSON, profile: Profile, changes: Changes, *, tools: bool) -> JSON | None:
+    """The JSON schema that the answer must fit, if the upstream can see to that. ``tools``: some are offered."""
     config = body.get("output_config")
     config = config if isinstance(config, dict) else {}
     for name in config:
@@ -82,7 +82,10 @@ def asked_schema(body: JSON, profile: Profile, changes: Changes) -> JSON | None:
     schema = output_format.get("schema") if isinstance(output_format, dict) else None
     if not isinstance(schema, dict):
         return None
-    if profile.response_format != "json_schema":
+    if profile.response_format == "without_tools" and tools:
+        changes.add("dropped", "output_config.format", "the upstream takes no structured output beside tools")
+        return None
+    if profile.response_format == "none":
         changes.add("dropped", "output_config.format", "the upstream has no structured output")
         return None
     return schema

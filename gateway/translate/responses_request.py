@@ -53,7 +53,7 @@ def to_responses(body: JSON, profile: Profile, provider: str, model: str, change
         changes.add("moved", "stop_sequences", "the API has none; the gateway cuts the answer itself")
     wire.update(sampling_fields(body, profile, reasoning, changes))
     lay_over(wire, reasoning.fields)
-    schema = asked_schema(body, profile, changes)
+    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
     if schema is not None:
         form = {"type": "json_schema", "name": "output", "schema": schema, "strict": is_strict(schema)}
         lay_over(wire, {"text": {"format": form}})

@@ -22,7 +22,7 @@ MAX_INLINED = 256 * 1024
 """Characters that all references of one schema may expand to."""
 MAX_ALTERNATIVES = 64
 """Different schemas for one thing that are listed before it counts as anything."""
-MAX_VALUES = 1000
+MAX_VALUES = 256
 """The same for single values."""
 
 
@@ -130,7 +130,6 @@ def told(keyword: str, value: Any) -> str:
 
 
 def _as_json(value: Any) -> str:
-    """``value`` as JSON, also where orjson would not read it back."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 

@@ -287,7 +287,10 @@ def typed_enums(node: JSON, notes: Notes) -> JSON:
     if len(types) > 1 and any(key in node for key in (*COMBINERS, "$ref")):
         notes.append(told("enum", values))
         return without(node, ["enum"])
-    return single_types({**replaced(node, "enum", "type", types), "enum": plain}, notes)
+    typed: JSON = {}
+    for key, value in node.items():
+        typed |= {"type": types, "enum": plain} if key == "enum" else {key: value}
+    return single_types(typed, notes)
 
 
 def string_enums(node: JSON, notes: Notes) -> JSON:

@@ -1,4 +1,4 @@
-"""What servers that merely speak the Messages API cannot take, by profile (R9, R11, R45, R131, R132).
+"""Messages for servers that merely speak the Messages API, by profile (R7, R9, R11, R131, R132).
 
 Rules:
 * Nothing changes where the profile asks for nothing: the same objects go on.
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.errors import InvalidRequest
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
+from gateway.translate.skin_pairs import paired
 
 JSON = dict[str, Any]
 
@@ -31,21 +31,16 @@ def fit_system(wire: JSON, profile: Profile) -> None:
         wire["system"] = blocks
 
 
-def fit_tools(wire: JSON, profile: Profile, changes: Changes) -> None:
-    """Tools without the fields that the upstream refuses (R45)."""
-    tools = wire.get("tools")
-    dropped = {*profile.drop_tool_fields, *(("cache_control",) if profile.cache == "none" else ())}
-    if not isinstance(tools, list):
-        return
-    if dropped:
-        wire["tools"] = [_fitted_tool(tool, dropped, changes) for tool in tools]
-    if profile.max_tools is not None and len(tools) > profile.max_tools:
-        raise InvalidRequest(f"tools: {len(tools)} tools are offered, and this model takes {profile.max_tools} at most")
-
-
-def fit_messages(messages: list[Any], profile: Profile, target: str, changes: Changes) -> list[Any]:
-    """The conversation; the same list where nothing had to change."""
-    fitted = [_Message(profile, target, changes, position).fit(message) for position, message in enumerate(messages)]
+def fit_messages(
+    messages: list[Any], profile: Profile, target: str, names: dict[str, str], changes: Changes
+) -> list[Any]:
+    """The conversation; the same list where nothing had to change. ``names``: of tools, client -> upstream."""
+    if profile.first_party:
+        return messages
+    fitted = [
+        _Message(profile, target, names, changes, position).fit(message)
+        for position, message in enumerate(paired(messages, changes))
+    ]
     if profile.joined_turns:
         fitted = _joined(fitted)
     unchanged = len(fitted) == len(messages) and all(new is old for new, old in zip(fitted, messages, strict=True))
@@ -55,9 +50,12 @@ def fit_messages(messages: list[Any], profile: Profile, target: str, changes: Ch
 class _Message:
     """Fits one message."""
 
-    def __init__(self, profile: Profile, target: str, changes: Changes, position: int) -> None:
+    def __init__(
+        self, profile: Profile, target: str, names: dict[str, str], changes: Changes, position: int
+    ) -> None:
         self._profile = profile
         self._target = target
+        self._names = names
         self._changes = changes
         self._path = f"messages[{position}]"
 
@@ -87,7 +85,10 @@ class _Message:
 
     def _block(self, block: Any) -> Any:
         block = self._part(block)
-        return self._result(block) if isinstance(block, dict) and block.get("type") == "tool_result" else block
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "tool_use" and block.get("name") in self._names:
+            return {**block, "name": self._names[block["name"]]}
+        return self._result(block) if kind == "tool_result" else block
 
     def _part(self, block: Any) -> Any:
         """A block that holds no others."""
@@ -142,19 +143,6 @@ def _without_marks(block: Any, profile: Profile) -> Any:
     if isinstance(mark, dict) and "scope" in mark:
         return {**block, "cache_control": {name: value for name, value in mark.items() if name != "scope"}}
     return block
-
-
-def _fitted_tool(tool: Any, dropped: set[str], changes: Changes) -> Any:
-    if not isinstance(tool, dict):
-        return tool
-    kept: JSON = {}
-    for name, value in tool.items():
-        # Only the redundant word goes: any other type is what the tool is.
-        if name in dropped and (name != "type" or value == "custom"):
-            changes.add("dropped", f"tools[].{name}", "the upstream refuses it")
-        else:
-            kept[name] = value
-    return kept if len(kept) != len(tool) else tool
 
 
 def _joined(messages: list[Any]) -> list[Any]:

@@ -123,6 +123,7 @@ class _Fitter:
     def __init__(self, wanted: frozenset[str], dropped: frozenset[str]) -> None:
         self._wanted = wanted
         self._dropped = dropped
+        self._explicit_any = "explicit_any" in wanted and not {"anyOf", "type"} & dropped
         self._steps = [step for name, step in STEPS.items() if name in wanted]
 
     def root(self, schema: JSON) -> JSON:
@@ -146,7 +147,7 @@ class _Fitter:
         fitted = without_keywords(fitted_by(self._steps, node, notes), self._dropped, notes)
         if "shallow" in self._wanted and level >= MAX_LEVELS:
             fitted = _leaf(fitted, notes)
-        if depth and "explicit_any" in self._wanted and not set(fitted) - ANNOTATIONS:
+        if depth and self._explicit_any and not set(fitted) - ANNOTATIONS:
             return self._described({**fitted, "anyOf": [{"type": kind} for kind in _JSON_TYPES]}, notes)
 
         def below(keyword: str, child: Any) -> Any:

@@ -99,7 +99,7 @@ async def test_the_table(place: Place) -> None:
     ended = await process_of(await place(CapableUpstream(**LIMITED)), "--live")
     assert ended.status == 0
     assert ended.err == (
-        "asking 2 models: at most 38 small requests each, which cost a few thousand tokens; Ctrl-C stops\n"
+        "asking 2 models: at most 39 small requests each, which cost a few thousand tokens; Ctrl-C stops\n"
     )
     marks = ["ok", "ok", "ok", "ok", "ok", "?", "-", "no", "ok", "?"]
     assert rows(ended.out) == {"lab/m": marks, "flow/n": marks}

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,7 +207,8 @@ def test_the_file_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path.write_bytes(b"old")
     state = path.stat()
     kept: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "fstat", lambda handle: SimpleNamespace(st_uid=state.st_uid + 1, st_gid=state.st_gid))
+    of_another = os.stat_result((*state[:4], state.st_uid + 1, *state[5:10]))
+    monkeypatch.setattr(os, "fstat", lambda handle: of_another)
     monkeypatch.setattr(os, "fchown", lambda handle, user, group: kept.append((user, group)))
     replace_file(path, b"old", b"new")
     assert kept == [(state.st_uid, state.st_gid)]

@@ -74,13 +74,16 @@ def _chat(dialect: Dialect, answer: JSON, ids: list[str], turn: int) -> Written:
     deltas += [{"content": "".join(said[: at + 1]) if cumulative else piece} for at, piece in enumerate(said)]
     for index, (call, identity) in enumerate(zip(calls, ids, strict=True)):
         arguments = json.dumps(call["input"], ensure_ascii=False)
-        first = {"index": index, "id": identity, "type": "function", "function": {"name": call["name"], "arguments": ""}}
+        function = {"name": call["name"], "arguments": ""}
+        first: JSON = {"index": index, "id": identity, "type": "function", "function": function}
         if dialect.reasoning == "call_signature" and index == 0:
             first["extra_content"] = {"google": {"thought_signature": f"CuMB{turn}=="}}
             back = {"place": "extra_content", "value": first["extra_content"]}
         deltas.append({"tool_calls": [first]})
         deltas += [{"tool_calls": [{"index": index, "function": {"arguments": part}}]} for part in pieces(arguments)]
-    events = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    events: list[JSON] = []
+    for delta in deltas:
+        events.append({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
     finish = "tool_calls" if calls else "stop"
     events.append({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": USAGE})
     return Written(_data(events) + b"data: [DONE]\n\n", back)
@@ -98,7 +101,7 @@ def _chat_reasoning(form: str, think: str, turn: int) -> tuple[list[JSON], JSON]
         whole = {"type": "thinking", "thinking": [{"type": "text", "text": think}]}
         return [{"content": [part]} for part in thought], {"place": "parts", "value": whole}
     if form == "details":
-        detail = {"type": "reasoning.text", "format": "unknown", "index": 0}
+        detail: JSON = {"type": "reasoning.text", "format": "unknown", "index": 0}
         deltas: list[JSON] = [{"reasoning": part, "reasoning_details": [{**detail, "text": part}]} for part in parts]
         end = {**detail, "signature": f"Sig{turn}=="}
         deltas.append({"reasoning": None, "reasoning_details": [end]})

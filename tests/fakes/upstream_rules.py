@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.fakes import strict_chat, strict_responses
 from tests.fakes.upstream_answers import Dialect
+from tests.fakes.upstream_messages import message_breaches, ollama_breaches
 from tests.fakes.upstream_schemas import schema_breaches
 
 JSON = dict[str, Any]
@@ -66,7 +67,7 @@ def upstreams() -> tuple[Upstream, ...]:
 
 
 def laid_over(rules: JSON, layer: JSON) -> JSON:
-    """``layer`` over ``rules``: key by key; objects are joined one level deep, ``more_NAME`` lengthens the list NAME."""
+    """``layer`` over ``rules``: objects are joined one level deep, ``more_NAME`` lengthens the list NAME."""
     out = dict(rules)
     for name, value in layer.items():
         if name.startswith("more_"):
@@ -286,9 +287,7 @@ def _image(rules: Mapping[str, Any], url: str, path: str) -> Iterator[str]:
         yield f"{path}: {data[1]}"
 
 
-def _calls(
-    rules: Mapping[str, Any], message: JSON, path: str, used: set[str], waiting: list[str]
-) -> Iterator[str]:
+def _calls(rules: Mapping[str, Any], message: JSON, path: str, used: set[str], waiting: list[str]) -> Iterator[str]:
     calls = message.get("tool_calls")
     if calls == []:
         yield f"{path}.tool_calls: an empty list"
@@ -355,39 +354,11 @@ def _responses(rules: Mapping[str, Any], body: JSON, headers: Mapping[str, str],
 
 
 def _ollama(rules: Mapping[str, Any], body: JSON, headers: Mapping[str, str], raw: bytes) -> Iterator[str]:
-    waiting: list[str] = []
-    for index, message in enumerate(body["messages"]):
-        path, role = f"messages[{index}]", message.get("role")
-        if role not in rules["roles"]:
-            yield f"{path}.role: {role}"
-            continue
-        allowed = rules["message_fields"][role]
-        yield from (f"{path}.{name}: no such field" for name in message if name not in allowed)
-        if not isinstance(message.get("content"), str):
-            yield f"{path}.content: no string"
-        for image in message.get("images", ()):
-            if "image" in rules.get("refused", ()) or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", image):
-                yield f"{path}.images: {image[:20]!r}"
-        if role == "tool":
-            if message.get("tool_call_id") not in waiting:
-                yield f"{path}: no such call right before it"
-            else:
-                waiting.remove(message["tool_call_id"])
-            if not message.get("tool_name"):
-                yield f"{path}.tool_name: missing"
-        elif waiting:
-            yield f"{path}: the calls {waiting} have no result"
-        if role == "assistant":
-            waiting = [call["id"] for call in message.get("tool_calls", ())]
-            for call in message.get("tool_calls", ()):
-                if not isinstance(call["function"].get("arguments"), dict):
-                    yield f"{path}: arguments are an object here"
     yield from _systems(rules, [message.get("role") for message in body["messages"]])
+    yield from ollama_breaches(rules, body["messages"])
 
 
 def _anthropic(rules: Mapping[str, Any], body: JSON, headers: Mapping[str, str], raw: bytes) -> Iterator[str]:
-    from tests.fakes.upstream_skins import message_breaches
-
     system = body.get("system")
     form = "string" if isinstance(system, str) else "blocks"
     if system is not None and form not in rules["system"]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-ONE = ("items", "additionalProperties", "unevaluatedProperties", "not", "if", "then", "else", "contains", "propertyNames")
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 OPEN = ("additionalProperties", "unevaluatedProperties")
 """Where a boolean is no schema but a switch that everybody knows."""
+ONE = ("items", "not", "if", "then", "else", "contains", "propertyNames", *OPEN)
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 
 
 def schema_breaches(schema: Any, rules: Mapping[str, Any]) -> Iterator[str]:

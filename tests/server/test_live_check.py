@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -84,6 +84,8 @@ CASES = [
     # tools
     Case("no tools", {"tools": False}, differs={**PLAIN, "tools": "no", "parallel tools": "?", "forced choice": "no"}),
     Case("a model that calls only by force", {"calls_when_asked": False}, differs={**PLAIN, "parallel tools": "?"}),
+    Case("a model that calls only when any call is demanded", {"calls_when_asked": False, "obeys": "required"},
+         differs={**PLAIN, "parallel tools": "?", "forced choice": "?"}),
     Case("a model that never calls", {"calls_when_asked": False, "obeys": False},
          differs={**PLAIN, "tools": "?", "parallel tools": "?", "forced choice": "?"}),
     Case("one call at a time is no fact", {"parallel": False}, differs={**PLAIN, "parallel tools": "?"}),
@@ -295,54 +297,87 @@ async def test_the_window(
 # -- several targets ---------------------------------------------------------------------------------------
 
 
-async def test_targets_together_but_not_all_at_once(
-    aiohttp_server: AiohttpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live_check, "AT_ONCE", 2)
-    waiting: set[str] = set()
-    most = 0
-    two = asyncio.Event()
+def five() -> list[tuple[Target, tuple[str, ...]]]:
+    base = target_at("http://127.0.0.1:9/v1")
+    return [(replace(base, model=f"m{number}"), ()) for number in range(5)]
 
-    async def answer(request: web.Request) -> web.Response:
-        nonlocal most
-        model = (await request.json())["model"]
-        assert model not in waiting, "requests to one target go one after the other"
-        waiting.add(model)
-        most = max(most, len(waiting))
-        if len(waiting) == 2:
-            two.set()
-        await two.wait()
-        waiting.discard(model)
-        return web.json_response({"error": {"message": "no"}}, status=401)
 
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    server = await aiohttp_server(app)
-    base = target_at(str(server.make_url("/v1")))
-    targets = [(type(base)(base.provider, f"m{number}", base.profile, base.base_url), ()) for number in range(5)]
-    seen: list[tuple[str, str]] = []
-    reports = await check_targets(targets, SECONDS, lambda target, probe: seen.append((target, probe)))
-    assert most == 2
+async def test_targets_together_but_not_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = most = 0
+
+    async def one(asker: Asker, names: tuple[str, ...], progress: Any) -> Report:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        running -= 1
+        return Report(asker.target, names)
+
+    monkeypatch.setattr(live_check, "check_target", one)
+    reports = await check_targets(five(), SECONDS, ignore)
+    assert most == live_check.AT_ONCE
     assert [report.target.model for report in reports] == ["m0", "m1", "m2", "m3", "m4"]
+
+
+async def test_every_probe_of_every_target_is_told() -> None:
+    seen: list[tuple[str, str]] = []
+    await check_targets(five(), SECONDS, lambda target, probe: seen.append((target, probe)))
     assert sorted(seen) == sorted((f"lab/m{number}", probe.name) for number in range(5) for probe in PROBES)
+
+
+async def test_a_request_that_the_gateway_refuses_tells_nothing_of_the_upstream() -> None:
+    async with ClientSession() as session:
+        asker = Asker(target_at("http://127.0.0.1:9/v1"), session, SECONDS)
+        reply = await asker.ask({"messages": [], "mcp_servers": [{"type": "url", "url": "https://h"}]})
+    assert (reply.sent, reply.refused, asker.requests) == (False, False, 0)
+    assert "mcp_servers" in reply.reason
+
+
+# -- the cache ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("caches", "note"), [(True, "tokens came from the cache"), (False, "no cached tokens")])
+async def test_cached_tokens(caches: bool, note: str, report_of: Callable[..., Awaitable[Report]]) -> None:
+    report = await report_of(CapableUpstream(caches=caches))
+    assert report.cells["usage"].mark == "ok"
+    assert note in report.cells["usage"].note
 
 
 # -- other wires -------------------------------------------------------------------------------------------
 
 
-async def test_a_server_of_anthropics_type(aiohttp_server: AiohttpServer) -> None:
-    """Another gateway that echoes: it calls a tool only by force, and with no arguments."""
+async def echoing(aiohttp_server: AiohttpServer, *middlewares: Any) -> Report:
+    """The report of another gateway that echoes: it calls a tool only by force, and with no arguments."""
     async with ClientSession() as session:
-        server = await aiohttp_server(build_app(GatewayState(demo(), session)))
-        text = {
-            "providers": {"far": {"api": "anthropic", "base_url": str(server.make_url("/"))}},
-            "models": {"sonnet": "far/sonnet"},
-        }
+        app = build_app(GatewayState(demo(), session))
+        app.middlewares.extend(middlewares)
+        server = await aiohttp_server(app)
+        far = {"api": "anthropic", "base_url": str(server.make_url("/"))}
+        text = {"providers": {"far": far}, "models": {"sonnet": "far/sonnet"}}
         target = loads(json.dumps(text).encode(), "f", {}).table.resolve("sonnet").targets[0]
         (report,) = await check_targets([(target, ())], SECONDS, ignore)
+        return report
+
+
+async def test_a_server_of_anthropics_type(aiohttp_server: AiohttpServer) -> None:
+    report = await echoing(aiohttp_server)
     unshown = dict.fromkeys(("tools", "parallel tools", "forced choice", "window"), "?")
     assert marks(report) == {**ALL_WELL, **unshown}
     assert report.facts == {}
+
+
+async def test_a_named_choice_that_a_server_of_anthropics_type_refuses(aiohttp_server: AiohttpServer) -> None:
+    @web.middleware
+    async def no_named_tool(request: web.Request, handler: Any) -> web.StreamResponse:
+        if (await request.text()).find('"tool_choice":{"type":"tool"') > 0:
+            return web.json_response({"error": {"message": "tool_choice: only any"}}, status=400)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    report = await echoing(aiohttp_server, no_named_tool)
+    assert report.cells["forced choice"].mark == "?"
+    assert report.facts == {"tool_choice": "string"}
 
 
 async def test_an_embedded_one() -> None:

@@ -246,7 +246,7 @@ async def test_a_small_window_is_a_loud_warning_and_said_once(caplog: pytest.Log
 
 async def test_two_routes_with_different_windows_keep_them() -> None:
     server = OllamaServer({"m": Model([DONE], largest=40_960, default=8192)}, key=KEY)
-    models = "{sonnet: {use: oll/m, options: {num_ctx: null}}, haiku: {use: oll/m, options: {num_ctx: 36864}}}"
+    models = "{sonnet: {use: oll/m, options: {num_ctx: null}}, haiku: {use: oll/m, profile: {context_window: 36864}}}"
     async with lab(server, models) as it:
         await it.gateway.ask("haiku")
         await it.gateway.ask("sonnet")
@@ -329,9 +329,10 @@ async def test_an_odd_server_is_no_news(
     async def handle(request: web.Request) -> web.StreamResponse:
         if answer == "silence":
             await asyncio.Event().wait()
-        if answer == "redirect":
-            raise web.HTTPFound("http://127.0.0.1:1/")
-        texts = {"endless": "x" * 2000, "html": "<html>", "list": "[1]"}
+        if answer == "redirect" and request.path != "/elsewhere":
+            raise web.HTTPFound("/elsewhere")
+        small = '{"model_info": {"llama.context_length": 2048}}'
+        texts = {"endless": small + " " * 2000, "html": "<html>", "list": "[1]", "redirect": small}
         return web.Response(text=texts[answer])
 
     app = web.Application()

@@ -1,4 +1,4 @@
-"""Messages for servers that speak the Anthropic Messages API, against the rules of upstream_rules.yaml."""
+"""Messages of the Anthropic Messages API and of Ollama's, against the rules of upstream_rules.yaml."""
 
 from __future__ import annotations
 
@@ -76,3 +76,34 @@ def _thinking(rules: Mapping[str, Any], blocks: list[JSON], path: str) -> Iterat
         yield f"{path}: calls without thinking"
     if rules.get("thinking_turns") and "thinking" in kinds and kinds[0] != "thinking":
         yield f"{path}: thinking does not come first"
+
+
+def ollama_breaches(rules: Mapping[str, Any], messages: list[JSON]) -> Iterator[str]:
+    """What messages for Ollama's own API break."""
+    waiting: list[str] = []
+    for index, message in enumerate(messages):
+        path, role = f"messages[{index}]", message.get("role")
+        if role not in rules["roles"]:
+            yield f"{path}.role: {role}"
+            continue
+        allowed = rules["message_fields"][role]
+        yield from (f"{path}.{name}: no such field" for name in message if name not in allowed)
+        if not isinstance(message.get("content"), str):
+            yield f"{path}.content: no string"
+        for image in message.get("images", ()):
+            if "image" in rules.get("refused", ()) or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", image):
+                yield f"{path}.images: {image[:20]!r}"
+        if role == "tool":
+            if message.get("tool_call_id") not in waiting:
+                yield f"{path}: no such call right before it"
+            else:
+                waiting.remove(message["tool_call_id"])
+            if not message.get("tool_name"):
+                yield f"{path}.tool_name: missing"
+        elif waiting:
+            yield f"{path}: the calls {waiting} have no result"
+        if role == "assistant":
+            waiting = [call["id"] for call in message.get("tool_calls", ())]
+            for call in message.get("tool_calls", ()):
+                if not isinstance(call["function"].get("arguments"), dict):
+                    yield f"{path}: arguments are an object here"

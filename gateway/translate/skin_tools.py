@@ -1,0 +1,113 @@
+"""Tools and tool choice for servers that merely speak the Messages API (R43-R50, R131).
+
+Rules:
+* Nothing changes where the profile asks for nothing: the same objects go on.
+* A name that the upstream keeps for itself is replaced in the tools, the history and the choice, and mapped
+  back on its way down.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.errors import InvalidRequest
+from gateway.profile import Profile
+from gateway.translate.changes import Changes
+from gateway.translate.chat_tools import is_forced, upstream_tool_name
+from gateway.translate.tool_schema import fit_schema
+
+JSON = dict[str, Any]
+
+
+def upstream_names(body: JSON, profile: Profile) -> dict[str, str]:
+    """Client name -> upstream name of the tools that go up under another one."""
+    tools = body.get("tools")
+    return {
+        tool["name"]: upstream_tool_name(tool["name"], profile.tool_name_max, reserved=True)
+        for tool in (tools if isinstance(tools, list) and profile.reserved_tool_names else ())
+        if isinstance(tool, dict) and tool.get("name") in profile.reserved_tool_names
+    }
+
+
+def fit_tools(wire: JSON, profile: Profile, names: dict[str, str], changes: Changes) -> None:
+    """Tools without the fields and the keywords that the upstream refuses. Raises InvalidRequest for too many."""
+    tools = wire.get("tools")
+    if not isinstance(tools, list) or profile.first_party:
+        return
+    if not tools:
+        del wire["tools"]
+        return
+    dropped = {*profile.drop_tool_fields, *(("cache_control",) if profile.cache == "none" else ())}
+    wire["tools"] = [_fitted(tool, dropped, profile, names, changes) for tool in tools]
+    if profile.max_tools is not None and len(tools) > profile.max_tools:
+        raise InvalidRequest(f"tools: {len(tools)} tools are offered, and this model takes {profile.max_tools} at most")
+
+
+def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Changes) -> None:
+    """``tool_choice`` as the upstream can be told it."""
+    choice = wire.get("tool_choice")
+    tools = wire.get("tools")
+    if not isinstance(choice, dict) or profile.first_party:
+        return
+    if choice.get("type") == "none" and not profile.tool_choice_none:
+        wire.pop("tools", None)
+        del wire["tool_choice"]
+        changes.add("dropped", "tools", "tool_choice is none, and the upstream knows no such choice")
+        return
+    if choice.get("disable_parallel_tool_use") and not profile.parallel_tool_calls:
+        choice = {name: value for name, value in choice.items() if name != "disable_parallel_tool_use"}
+        changes.add("dropped", "tool_choice.disable_parallel_tool_use", "the upstream has no such switch")
+    if choice.get("name") in names:
+        choice = {**choice, "name": names[choice["name"]]}
+    if is_forced({"tool_choice": choice}):
+        forced = _forced(choice, tools if isinstance(tools, list) else [], profile, wire, changes)
+        if forced is None:
+            del wire["tool_choice"]
+            changes.add("dropped", "tool_choice", "the upstream takes no such forced choice")
+            return
+        choice = forced
+    if choice is not wire["tool_choice"]:
+        wire["tool_choice"] = choice
+
+
+def _forced(choice: JSON, tools: list[Any], profile: Profile, wire: JSON, changes: Changes) -> JSON | None:
+    named = choice["type"] == "tool"
+    if profile.tool_choice == "auto":
+        return None
+    if profile.tool_choice == "named" and not named:
+        return {**choice, "type": "tool", "name": tools[0].get("name")} if len(tools) == 1 else None
+    if profile.tool_choice == "string" and named:
+        wire["tools"] = [tool for tool in tools if isinstance(tool, dict) and tool.get("name") == choice.get("name")]
+        reason = "only this tool is offered: the upstream cannot be told which one to call"
+        changes.add("replaced", "tool_choice", reason)
+        return {**{name: value for name, value in choice.items() if name != "name"}, "type": "any"}
+    return choice
+
+
+def _fitted(tool: Any, dropped: set[str], profile: Profile, names: dict[str, str], changes: Changes) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    kept: JSON = {}
+    for name, value in tool.items():
+        # Only the redundant word goes: any other type is what the tool is.
+        if name in dropped and (name != "type" or value == "custom"):
+            changes.add("dropped", f"tools[].{name}", "the upstream refuses it")
+        elif name == "name" and value in names:
+            kept[name] = names[value]
+            changes.add("renamed", f"tools.{value}", "the upstream keeps that name for itself")
+        elif name == "input_schema" and isinstance(value, dict):
+            kept[name] = _fitted_schema(value, profile)
+            if kept[name] is not value:
+                changes.add("replaced", f"tools.{tool.get('name')}.input_schema", "fitted to what the upstream takes")
+        else:
+            kept[name] = value
+    same = len(kept) == len(tool) and all(kept[name] is tool[name] for name in kept)
+    return tool if same else kept
+
+
+def _fitted_schema(schema: JSON, profile: Profile) -> JSON:
+    if not profile.schema_rewrites and not profile.schema_dropped:
+        return schema
+    if "$schema" in schema or "$id" in schema:
+        schema = {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
+    return fit_schema(schema, profile.schema_rewrites, profile.schema_dropped)

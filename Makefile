@@ -12,7 +12,7 @@ LOCK   := .e2e/lock
 LLAMA  := .e2e/llamacpp
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint format types unit e2e sdk llamacpp bench lock clean
+.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ sdk: $(VENV)/.dev ## the official SDKs, and the Python SDK's own test suite
 
 llamacpp: $(VENV)/.dev $(LLAMA)/.installed ## a real llama.cpp server behind the gateway
 	$(BIN)/pytest -q -m llamacpp tests/llamacpp $(ARGS)
+
+docs: $(VENV)/.installed ## the pages of docs/providers, from the profiles
+	$(BIN)/python -m docs.generate_providers
 
 bench: $(VENV)/.installed ## cold start, idle memory, size of an install
 	$(BIN)/python bench/start.py $(ARGS)
@@ -92,4 +95,4 @@ lock: $(VENV)/.made ## write requirements/*.txt anew from pyproject.toml
 
 clean: ## remove what make made
 	rm -rf $(VENV) .e2e .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
-	find gateway tests bench -name __pycache__ -prune -exec rm -rf {} +
+	find gateway tests bench docs -name __pycache__ -prune -exec rm -rf {} +

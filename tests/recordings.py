@@ -80,6 +80,9 @@ class Recording:
             "tools": TOOLS,
             "messages": messages or [{"role": "user", "content": "Hello"}],
         }
+        hints = self.expected["request_hints"]
+        if "stop_sequences" in hints:
+            body["stop_sequences"] = hints["stop_sequences"]
         return MessagesRequest(body, {"anthropic-version": "2023-06-01"}, "beta=true", MESSAGE_ID, 7)
 
 

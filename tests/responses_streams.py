@@ -222,8 +222,10 @@ class Maker:
             if item["type"] == "message":
                 text = "".join(part["text"] for part in item["content"])
                 stream.content.append({"type": "text", "text": text})
-                part = {"type": "output_text", "text": text}
-                stream.sent_back.append({"type": "message", "role": "assistant", "content": [part]})
+                part = {"type": "output_text", "text": text, "annotations": []}
+                stream.sent_back.append(
+                    {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
+                )
             elif item["type"] == "function_call":
                 arguments = item["arguments"]
                 stream.content.append(

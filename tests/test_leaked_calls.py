@@ -201,7 +201,7 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(PARTS, max_size=14).map("".join), st.integers(0, 1000))
 def test_cuts_make_no_difference_and_nothing_is_lost(text: str, seed: int) -> None:
     markups = list(MARKUPS.values())

@@ -61,7 +61,8 @@ def conversation(*content: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(role: str, kind: str) -> dict[str, Any]:
-    return {"type": "message", "role": role, "content": [{"type": kind, "text": "x"}]}
+    message = {"type": "message", "id": "msg_0", "role": role, "status": "completed"}
+    return {**message, "content": [{"type": kind, "text": "x", "annotations": []}]}
 
 
 def thinking(provider: str = "generic-server", model: str = "up-model", **item: Any) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def test_reasoning_stands_right_before_what_followed_it() -> None:
     text = {"type": "text", "text": "I look."}
     items = answered(conversation(thinking(id="a"), text, thinking(id="b"), call))
     kinds = [item.get("id") or item["type"] for item in items]
-    assert kinds == ["a", "message", "b", "function_call", "function_call_output"]
+    assert kinds == ["a", "msg_0", "b", "function_call", "function_call_output"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,20 @@ def test_an_item_comes_back_byte_for_byte(item: dict[str, Any], shown: str) -> N
     assert json.dumps(restore_items(state, back)) == json.dumps([item])
 
 
-@pytest.mark.parametrize("state", [{}, {"d": 7}, {"d": [7]}, {"d": [{"type": "reasoning", "summary": 7}]}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"d": 7},
+        {"d": [7]},
+        {"d": [{}]},
+        {"d": [{"type": "message", "role": "system"}]},
+        {"d": [{"type": "reasoning", "id": 7, "summary": 7}]},
+        {"d": [{"type": "reasoning", "summary": [{"text": [0, "x"]}, {"text": [-5, 99]}]}], "n": 7},
+        {"d": [{"type": "reasoning"}], "after": [None]},
+        {"d": [{"type": "reasoning"}], "after": [99]},
+    ],
+)
 def test_a_forged_state_breaks_nothing(state: dict[str, Any]) -> None:
     restore_items(state, "text")
     signature = encode_signature({"p": "generic-server", "m": "up-model", "f": "item", **state})
@@ -195,6 +209,8 @@ def test_a_forged_state_breaks_nothing(state: dict[str, Any]) -> None:
         ({"input": [{**ITEM, "status": "completed"}]}, "Unknown parameter"),
         ({"input": [said("assistant", "input_text")]}, "none of"),
         ({"input": [said("user", "output_text")]}, "none of"),
+        ({"input": [{**said("assistant", "output_text"), "id": "x"}]}, "needs an id"),
+        ({"input": [{**said("assistant", "output_text"), "status": None}]}, "a status"),
         ({"input": [{"role": "user", "content": "x"}]}, "Invalid value"),
     ],
 )

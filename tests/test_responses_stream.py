@@ -137,11 +137,19 @@ def compare_next_turn(case: dict[str, Any], output: bytes) -> None:
     checked = strict_responses.check(upstream.body, upstream.headers, key="test-key", reasoning_text=True)
     if "input" in case:
         turn = [item for item in checked["input"] if item.get("role") not in ("user", "system", "developer")]
-        assert [item for item in turn if item["type"] != "function_call_output"] == case["input"]
+        assert [plain(item) for item in turn if item["type"] != "function_call_output"] == case["input"]
     if "call_ids" in case:
         ids = [item["call_id"] for item in checked["input"] if item["type"] == "function_call"]
         assert len(ids) == len(case["call_ids"])
         assert all(wanted in (None, call_id) for wanted, call_id in zip(case["call_ids"], ids, strict=True))
+
+
+def plain(item: dict[str, Any]) -> dict[str, Any]:
+    """A message without what is the same in all."""
+    if item["type"] != "message":
+        return item
+    content = [{key: value for key, value in part.items() if key != "annotations"} for part in item["content"]]
+    return {**{key: value for key, value in item.items() if key not in ("id", "status")}, "content": content}
 
 
 def test_the_text_comes_at_once() -> None:

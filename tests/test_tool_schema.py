@@ -239,7 +239,7 @@ SEEDS = st.integers(0, 2**32)
 DROPPED = st.sets(st.sampled_from(["pattern", "items", "enum", "$ref", "anyOf", "type", "description", "required"]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SEEDS, st.sets(st.sampled_from(REWRITES)), DROPPED)
 def test_any_schema(seed: int, rewrites: set[str], dropped: set[str]) -> None:
     schema = Maker(seed).object(4)
@@ -263,7 +263,7 @@ def test_any_schema(seed: int, rewrites: set[str], dropped: set[str]) -> None:
         assert json.dumps(fitted) == before
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SEEDS, st.sampled_from(sorted(FLAVOURS)))
 def test_what_is_fitted_stays_fitted(seed: int, flavour: str) -> None:
     schema = {"type": "object", "properties": {"p": Maker(seed).schema(4)}}
@@ -272,7 +272,7 @@ def test_what_is_fitted_stays_fitted(seed: int, flavour: str) -> None:
     assert json.dumps(again) == json.dumps(fitted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_the_strictest_flavour_holds_its_rules(seed: int) -> None:
     """The rules of R44's "MFJS", checked without the code under test."""
@@ -286,10 +286,9 @@ def test_the_strictest_flavour_holds_its_rules(seed: int) -> None:
         assert isinstance(node, dict | bool)
         if isinstance(node, bool):
             continue
-        assert not {key for key in forbidden & set(node) if key != "$ref" or isinstance(node[key], str)}
+        assert not forbidden & set(node)
         assert not ("anyOf" in node and {"type", "enum", "items", "properties"} & set(node))
-        if isinstance(node.get("properties"), dict):
-            assert set(node.get("required", [])) <= set(node["properties"])
-            assert all(isinstance(child, dict) for child in node["properties"].values())
+        assert set(node.get("required", [])) <= set(node.get("properties", {}))
+        assert all(isinstance(child, dict) for child in node.get("properties", {}).values())
         if "enum" in node:
             assert isinstance(node["type"], str)

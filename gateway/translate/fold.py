@@ -3,7 +3,7 @@
 Rules:
 * One code path: what a streaming client would have been sent is what is folded.
 * Open lists: fields of the message, the blocks and the closing delta that nobody here knows are kept.
-* A later usage value replaces an earlier one unless it is zero (R106).
+* A later usage value replaces an earlier one unless it is zero (R106); the numbers of the prompt count together.
 * Arguments that are no JSON object go on as ``{"__unparsedToolInput": text}``, the form in which
   Claude Code itself hands broken arguments on (client.md, section 2).
 """
@@ -20,6 +20,9 @@ MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024
 """Some hundred times the longest answer of any model."""
 
 _JOINED = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+
+_PROMPT_TOKENS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
 
 
 class MessageFold:
@@ -56,8 +59,11 @@ class MessageFold:
         elif name == "message_delta" and self._message is not None:
             self._message.update(event.get("delta") or {})
             usage = self._message["usage"] = dict(self._message.get("usage") or {})
-            for field, value in (event.get("usage") or {}).items():
-                if value or field not in usage:
+            told = event.get("usage") or {}
+            # A prompt that came from the cache alone has no fresh tokens, and says so.
+            whole = any(told.get(field) for field in _PROMPT_TOKENS)
+            for field, value in told.items():
+                if value or field not in usage or (whole and field in _PROMPT_TOKENS):
                     usage[field] = value
             self._message.update({k: v for k, v in event.items() if k not in ("type", "delta", "usage")})
         elif name == "message_stop":

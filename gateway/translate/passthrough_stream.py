@@ -133,6 +133,8 @@ class PassthroughTranslator(StreamReader):
         if not self.usage.prompt_tokens:
             usage["input_tokens"] = self._estimate
         usage["output_tokens"] = count(usage.get("output_tokens")) or 1
+        if not self._first_party:
+            usage = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, **usage}
         message_id = message["id"] if isinstance(message.get("id"), str) and message["id"] else self._message_id
         merged = {**message, **ours, "id": message_id, "usage": usage}
         self._drop_safeguards(merged)

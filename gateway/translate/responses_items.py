@@ -5,6 +5,8 @@ Rules (R9, R11, R41, R59-R62):
   what followed it. The API refuses a reasoning item that nothing follows, and one that comes twice.
 * Results hold images and files themselves.
 * What was text in a message is ``output_text`` for the model and ``input_text`` for everybody else.
+* A past message has all the fields that it has in an answer: servers that check types ask for ``id`` and
+  ``status``. Its id is its number, the same for the same history.
 """
 
 from __future__ import annotations
@@ -66,11 +68,23 @@ class AssistantItems(AssistantTurn):
             self._changes.add("dropped", path, "reasoning of another model, or without the state to put it back")
             return
         self._path = path
-        if state.get("late"):
-            self._items[:0] = items
+        if isinstance(state.get("after"), list):
+            self._put_back(items, state["after"])
             return
         self._phase = state.get("n")
         self._items.extend(items)
+
+    def _put_back(self, items: list[JSON], after: list[Any]) -> None:
+        """Puts each item before the messages and calls that followed it, counted from the end."""
+        for item, count in zip(items, after, strict=False):
+            known = [place for place, other in enumerate(self._items) if other.get("id", "") == item.get("id")]
+            others = [place for place, other in enumerate(self._items) if other["type"] != "reasoning"]
+            if known:
+                self._items[known[0]] = item
+            elif isinstance(count, int) and 0 < count <= len(others):
+                self._items.insert(others[-count], item)
+            else:
+                self._changes.add("dropped", self._path, "reasoning that nothing followed")
 
     def to_wire(self) -> JSON | None:
         """``{"role": "assistant", "items": […]}``; None for a turn that says nothing."""
@@ -86,16 +100,20 @@ def to_items(messages: list[JSON]) -> list[JSON]:
     """The input items of messages; past answers as AssistantItems wrote them."""
     items: list[JSON] = []
     seen: set[str] = set()
+    said = 0
     for message in messages:
         role = message["role"]
-        if "items" in message:
-            items.extend(item for item in message["items"] if not _repeated(item, seen))
+        if role == "assistant":
+            for item in message.get("items") or [_said(str(message["content"]))]:
+                if item["type"] == "message":
+                    item = {"type": "message", "id": f"msg_{said}", **item}
+                    said += 1
+                if not _repeated(item, seen):
+                    items.append(item)
         elif role == "tool":
             content = message["content"]
             output = content if isinstance(content, str) else [_input_part(part) for part in content]
             items.append({"type": "function_call_output", "call_id": message["tool_call_id"], "output": output})
-        elif role == "assistant":
-            items.append(_said(str(message["content"])))
         else:
             content = message["content"]
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -114,7 +132,8 @@ def _repeated(item: JSON, seen: set[str]) -> bool:
 
 
 def _said(text: str) -> JSON:
-    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"type": "message", "role": "assistant", "status": "completed", "content": content}
 
 
 def _input_part(part: JSON) -> JSON:

@@ -68,29 +68,48 @@ class ThinkingBlocks:
             self._sign([item], shown, phase=phase)
 
     def sign_late(self, items: list[OutputItem]) -> None:
-        """Items that were told whole only after what followed them: a block of their own keeps their state."""
+        """Items whose encrypted content came only after what followed them: a last block keeps their state.
+
+        Azure tells it with the whole response (earendil-works/pi#6409).
+        """
         late = [item for item in items if item.kind == "reasoning" and item.done and not item.closed]
-        late = [item for item in late if item.whole.get("encrypted_content")]
+        after = {item: sum(_follows(other, item) for other in items) for item in late}
+        late = [item for item in late if item.whole.get("encrypted_content") and after[item]]
         if late:
             self._writer.end_block()
-            self._sign(late, "", late=True)
+            self._sign(late, "", after=[after[item] for item in late])
 
-    def _sign(self, items: list[OutputItem], shown: str, *, phase: Any = None, late: bool = False) -> None:
+    def _sign(self, items: list[OutputItem], shown: str, *, phase: Any = None, after: list[int] | None = None) -> None:
         for item in items:
-            item.closed = item.done
+            item.closed = item.done and bool(item.whole.get("encrypted_content"))
         told = [item.whole if item.done else _as_said(item) for item in items]
-        signature = sign_items(self._provider, self._model, told, shown, phase=phase, late=late)
+        signature = sign_items(self._provider, self._model, told, shown, phase=phase, after=after)
         if signature is not None:
             self._writer.signature(signature)
 
 
+def _follows(other: OutputItem, item: OutputItem) -> bool:
+    """Whether ``other`` is a message or a call that stands behind ``item``, and that the client knows."""
+    if other.kind == "reasoning" or not (other.announced or other.said):
+        return False
+    if other.index is not None and item.index is not None and other.index != item.index:
+        return other.index > item.index
+    return other.number > item.number
+
+
 def sign_items(
-    provider: str, model: str, items: list[JSON], shown: str, *, phase: Any = None, late: bool = False
+    provider: str,
+    model: str,
+    items: list[JSON],
+    shown: str,
+    *,
+    phase: Any = None,
+    after: list[int] | None = None,
 ) -> str | None:
     """The signature of a thinking block with the text ``shown``; None where there is nothing to sign.
 
     ``items``: the upstream's reasoning items behind it, as they came last. ``phase``: of the message after it.
-    ``late``: the items stood before what the turn says first.
+    ``after``: the block stands behind what followed the items; how many messages and calls followed each.
     """
     shown = without_surrogates(shown)
     if not shown.strip():
@@ -101,8 +120,8 @@ def sign_items(
     state: JSON = {"p": provider, "m": model, "f": ITEM, "d": packed}
     if isinstance(phase, str):
         state["n"] = phase
-    if late:
-        state["late"] = True
+    if after is not None:
+        state["after"] = after
     return encode_signature(state)
 
 
@@ -111,7 +130,7 @@ def restore_items(state: JSON, text: str) -> list[JSON]:
     items = state.get("d")
     if not isinstance(items, list):
         return []
-    return [_unpacked(item, text) for item in items if isinstance(item, dict)]
+    return [_unpacked(item, text) for item in items if isinstance(item, dict) and item.get("type") == "reasoning"]
 
 
 def _sent(item: JSON) -> JSON:

@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from gateway.translate.schema_nodes import (
@@ -35,12 +35,44 @@ from gateway.translate.schema_nodes import (
 Notes = list[str]
 Step = Callable[[JSON, Notes], JSON]
 
-_ROUNDS = 4
 _BOOLEAN_IS_FINE = frozenset(("additionalProperties", "unevaluatedProperties"))
 _TYPED = frozenset[str]().union(*OF_TYPE.values())
 _FOREIGN = {kind: _TYPED - own for kind, own in OF_TYPE.items()}
 _BESIDE_ANY_OF = ANNOTATIONS | {"anyOf", "$ref", *DEFINITIONS}
 _OF_ITEMS = frozenset(("items", "additionalItems", "unevaluatedItems"))
+
+
+# -- what is no schema at all -----------------------------------------------------------------------------------
+
+
+def well_formed(node: JSON, notes: Notes) -> JSON:
+    """No keyword whose value is not of its kind, no empty list of choices, no type that JSON does not know."""
+    wrong = [key for key, value in node.items() if key in _KINDS and type_of(value) not in _KINDS[key]]
+    wrong += [key for key in (*COMBINERS, "prefixItems", "enum", "type") if node.get(key) == []]
+    notes += [told(key, node[key]) for key in wrong if node[key]]
+    node = without(node, wrong) if wrong else node
+    kind = node.get("type")
+    if not isinstance(kind, str) or kind in OF_TYPE:
+        return node
+    if kind.lower() in OF_TYPE:  # as some other API spells it
+        return {**node, "type": kind.lower()}
+    notes.append(told("type", kind))
+    return without(node, ["type"])
+
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(NAMED | {"dependentRequired"}, ("object",)),
+    **dict.fromkeys(ONE, ("object", "boolean")),
+    **dict.fromkeys((*COMBINERS, "prefixItems", "enum", "required"), ("array",)),
+    **dict.fromkeys(("description", "title", "pattern", "format", "$ref"), ("string",)),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), ("integer",)),
+    **dict.fromkeys(
+        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), ("integer", "number")
+    ),
+    "items": ("object", "boolean", "array"),
+    "type": ("string", "array"),
+}
+"""Keyword -> the JSON types that its value may have."""
 
 
 # -- booleans -------------------------------------------------------------------------------------------------
@@ -327,49 +359,10 @@ def array_items(node: JSON, notes: Notes) -> JSON:
     return {**node, "items": {}} if node.get("type") == "array" and not {"items", "prefixItems"} & set(node) else node
 
 
-def fitted_by(steps: Sequence[Step], node: JSON, notes: Notes) -> JSON:
-    """``node`` after all steps, until none finds anything more to do (a merge can bring work for an earlier one)."""
-    for _ in range(_ROUNDS):
-        before = node
-        for step in steps:
-            node = step(node, notes)
-        if node is before:
-            break
-    return node
-
-
-def without_keywords(node: JSON, gone: Container[str], notes: Notes) -> JSON:
-    """``node`` less keywords that the upstream refuses; what they constrained is told."""
-    found = [key for key in node if key in gone]
-    notes += [told(key, node[key]) for key in found if not _says_nothing(key, node[key])]
-    return without(node, found) if found else node
-
-
-_SILENT = frozenset(("title", "description", "$schema", "$id", "id", "$comment", "$anchor", "$defs", "definitions"))
-_NO_CONSTRAINT: dict[str, tuple[Any, ...]] = {
-    "additionalProperties": (True, {}),
-    "unevaluatedProperties": (True, {}),
-    "additionalItems": (True, {}),
-    "unevaluatedItems": (True, {}),
-    "items": (True, {}),
-    "uniqueItems": (False,),
-    "nullable": (False,),
-    "deprecated": (False,),
-    "readOnly": (False,),
-    "writeOnly": (False,),
-    "required": ([],),
-}
-
-
-def _says_nothing(key: str, value: Any) -> bool:
-    if key in _SILENT or key.startswith("x-"):
-        return True
-    return any(type(value) is type(nothing) and value == nothing for nothing in _NO_CONSTRAINT.get(key, ()))
-
-
 STEPS: dict[str, Step] = {
     step.__name__: step
     for step in (
+        well_formed,
         no_boolean_schemas,
         flat_all_of,
         any_of,

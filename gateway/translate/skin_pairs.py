@@ -1,6 +1,6 @@
 """Tool calls and their results, paired (R7): servers that merely speak the Messages API refuse what is not.
 
-Rule: a conversation in which every call has its result in the next user message stays the same object.
+Rule: a conversation in which every call has its result before the next answer stays the same object.
 """
 
 from __future__ import annotations
@@ -16,43 +16,53 @@ JSON = dict[str, Any]
 def paired(messages: list[Any], changes: Changes) -> list[Any]:
     """Missing results made up as such, results without a call as text."""
     out: list[Any] = []
-    open_calls: list[str] = []
-    for position, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role == "assistant":
-            if open_calls:
-                out.append({"role": "user", "content": _stand_ins(open_calls, changes)})
-            open_calls = _ids(message, "tool_use", "id")
-        elif role == "user":
-            message = _answered(message, open_calls, f"messages[{position}]", changes)
-            open_calls = []
-        out.append(message)
-    if open_calls:
-        out.append({"role": "user", "content": _stand_ins(open_calls, changes)})
+    start = 0
+    for end in [*(place for place, message in enumerate(messages) if _role(message) == "assistant"), len(messages)]:
+        out += _answered(out, messages, start, end, changes)
+        out += messages[end : end + 1]
+        start = end + 1
     same = len(out) == len(messages) and all(new is old for new, old in zip(out, messages, strict=True))
     return messages if same else out
 
 
-def _answered(message: JSON, calls: list[str], path: str, changes: Changes) -> JSON:
-    """``message`` with one result for each of ``calls``, and no other."""
-    given = _ids(message, "tool_result", "tool_use_id")
-    if given == calls or (len(given) == len(calls) and sorted(given) == sorted(calls)):
-        return message
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else [{"type": "text", "text": str(content or "")}]
-    waiting = list(calls)
+def _answered(before: list[Any], messages: list[Any], start: int, end: int, changes: Changes) -> list[Any]:
+    """What stands between two answers, with one result for each call of the first, and no other."""
+    waiting = _ids(before[-1], "tool_use", "id") if before and _role(before[-1]) == "assistant" else []
+    fitted: list[Any] = []
+    first: int | None = None
+    for position in range(start, end):
+        message = messages[position]
+        if _role(message) == "user":
+            first = len(fitted) if first is None else first
+            message = _without_orphans(message, waiting, f"messages[{position}]", changes)
+        fitted.append(message)
+    if waiting and first is None:
+        return [{"role": "user", "content": _stand_ins(waiting, changes)}, *fitted]
+    if waiting and first is not None:
+        blocks = _blocks(fitted[first])
+        results = [block for block in blocks if _is_result(block)]
+        others = [block for block in blocks if not _is_result(block)]
+        content = [*results, *_stand_ins(waiting, changes), *others]
+        fitted[first] = {**fitted[first], "content": content}
+    return fitted
+
+
+def _without_orphans(message: JSON, waiting: list[str], path: str, changes: Changes) -> JSON:
+    """``message`` with its results in front; takes their calls out of ``waiting``."""
     results: list[Any] = []
     others: list[Any] = []
-    for block in blocks:
-        if not isinstance(block, dict) or block.get("type") != "tool_result":
+    orphans = False
+    for block in _blocks(message):
+        if not _is_result(block):
             others.append(block)
         elif str(block.get("tool_use_id")) in waiting:
             waiting.remove(str(block.get("tool_use_id")))
             results.append(block)
         else:
+            orphans = True
             changes.add("replaced", path, "a result without its call goes as text")
             others.extend(_as_text(block))
-    return {**message, "content": [*results, *_stand_ins(waiting, changes), *others]}
+    return {**message, "content": [*results, *others]} if orphans else message
 
 
 def _stand_ins(calls: list[str], changes: Changes) -> list[JSON]:
@@ -70,6 +80,17 @@ def _as_text(block: JSON) -> list[Any]:
 
 
 def _ids(message: JSON, kind: str, name: str) -> list[str]:
+    return [str(block.get(name)) for block in _blocks(message) if isinstance(block, dict) and block.get("type") == kind]
+
+
+def _blocks(message: JSON) -> list[Any]:
     content = message.get("content")
-    blocks = content if isinstance(content, list) else ()
-    return [str(block.get(name)) for block in blocks if isinstance(block, dict) and block.get("type") == kind]
+    return content if isinstance(content, list) else [{"type": "text", "text": str(content or "")}]
+
+
+def _is_result(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "tool_result"
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None

@@ -106,8 +106,11 @@ def _fitted(tool: Any, dropped: set[str], profile: Profile, names: dict[str, str
 
 
 def _fitted_schema(schema: JSON, profile: Profile) -> JSON:
-    if not profile.schema_rewrites and not profile.schema_dropped:
+    """The schema as every known server takes it (R43), then as this one does (R44)."""
+    if profile.keep_betas and not profile.schema_rewrites and not profile.schema_dropped:
         return schema
     if "$schema" in schema or "$id" in schema:
         schema = {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
+    if "type" not in schema:
+        schema = {"type": "object", "properties": {}, **schema}
     return fit_schema(schema, profile.schema_rewrites, profile.schema_dropped)

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +30,10 @@ from gateway.translate.schema_nodes import (
     described,
     inline_refs,
     map_children,
+    told,
     without,
 )
-from gateway.translate.schema_steps import STEPS, Notes, fitted_by, one_object, typed_branches, without_keywords
+from gateway.translate.schema_steps import STEPS, Notes, Step, one_object, typed_branches
 
 MAX_LEVELS = 10
 """How deep values may be described within values for ``shallow``; the root is level 0."""
@@ -41,6 +42,7 @@ _REMEMBERED_LENGTH = 32 * 1024
 REWRITES: tuple[str, ...] = (
     "inline_refs",
     "object_root",
+    "well_formed",
     "no_boolean_schemas",
     "flat_all_of",
     "any_of",
@@ -62,6 +64,7 @@ REWRITES: tuple[str, ...] = (
   becomes ``{"type": "object"}`` with a description.
 * ``object_root``: ``anyOf``, ``oneOf`` and ``allOf`` at the root become one object: all properties; required is
   what every branch requires (``allOf``: what any requires).
+* ``well_formed``: a keyword whose value is of the wrong kind (``format: null``, ``enum: []``, ``type: any``) goes.
 * ``no_boolean_schemas``: ``true`` becomes ``{}``, ``false`` ``{"not": {}}`` or is left out where that says the same.
   ``additionalProperties`` and ``unevaluatedProperties`` may stay boolean.
 * ``flat_all_of``: ``allOf`` is merged into the schema it stands in.
@@ -80,6 +83,7 @@ REWRITES: tuple[str, ...] = (
 """
 
 _JSON_TYPES = ("string", "number", "boolean", "object", "array", "null")
+_ROUNDS = 4
 _TOO_DEEP = "nested too deeply to be described"
 
 
@@ -132,7 +136,7 @@ class _Fitter:
         if "object_root" in self._wanted:
             schema = one_object(schema, notes)
         if "typed_enums" in self._wanted:
-            schema = without_keywords(schema, ("enum", "const"), notes)
+            schema = _without_keywords(schema, ("enum", "const"), notes)
         if "single_types" in self._wanted and isinstance(schema.get("type"), list) and "object" in schema["type"]:
             schema = {**schema, "type": "object"}
         return self._described(schema, notes)
@@ -144,7 +148,7 @@ class _Fitter:
         if depth > MAX_DEPTH:
             return cut(node, _TOO_DEEP)
         notes: Notes = []
-        fitted = without_keywords(fitted_by(self._steps, node, notes), self._dropped, notes)
+        fitted = _without_keywords(_fitted_by(self._steps, node, notes), self._dropped, notes)
         if "shallow" in self._wanted and level >= MAX_LEVELS:
             fitted = _leaf(fitted, notes)
         if depth and self._explicit_any and not set(fitted) - ANNOTATIONS:
@@ -171,3 +175,43 @@ def _leaf(node: JSON, notes: Notes) -> JSON:
     notes.append(_TOO_DEEP)
     leaf = without(node, [*below, "required", "additionalProperties"])
     return leaf if "type" in leaf or any(key in leaf for key in COMBINERS) else {"type": "object", **leaf}
+
+
+def _fitted_by(steps: Sequence[Step], node: JSON, notes: Notes) -> JSON:
+    """``node`` after all steps, until none finds anything more to do (a merge can bring work for an earlier one)."""
+    for _ in range(_ROUNDS):
+        before = node
+        for step in steps:
+            node = step(node, notes)
+        if node is before:
+            break
+    return node
+
+
+def _without_keywords(node: JSON, gone: Container[str], notes: Notes) -> JSON:
+    """``node`` less keywords that the upstream refuses; what they constrained is told."""
+    found = [key for key in node if key in gone]
+    notes += [told(key, node[key]) for key in found if not _says_nothing(key, node[key])]
+    return without(node, found) if found else node
+
+
+_SILENT = frozenset(("title", "description", "$schema", "$id", "id", "$comment", "$anchor", "$defs", "definitions"))
+_NO_CONSTRAINT: dict[str, tuple[Any, ...]] = {
+    "additionalProperties": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "additionalItems": (True, {}),
+    "unevaluatedItems": (True, {}),
+    "items": (True, {}),
+    "uniqueItems": (False,),
+    "nullable": (False,),
+    "deprecated": (False,),
+    "readOnly": (False,),
+    "writeOnly": (False,),
+    "required": ([],),
+}
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    if key in _SILENT or key.startswith("x-"):
+        return True
+    return any(type(value) is type(nothing) and value == nothing for nothing in _NO_CONSTRAINT.get(key, ()))

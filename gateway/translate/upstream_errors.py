@@ -173,7 +173,7 @@ def payload_error(error: Any, context: ErrorContext) -> GatewayError:
     """The error for an error object inside a 200."""
     cause = _read_payload(error)
     status = _status_of(error)
-    return _classify(status, cause, context, None)
+    return _classify(status, cause, context, retry_after_seconds({}, cause.text.encode()))
 
 
 def find_error(chunk: dict[str, Any]) -> Any:

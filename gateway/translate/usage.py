@@ -56,7 +56,11 @@ def from_chat(usage: Any) -> Usage | None:
         or count(usage.get("prompt_cache_hit_tokens"))
         or count(usage.get("cached_tokens"))
     )
-    written = count(details.get("cache_write_tokens")) or count(details.get("cache_creation_tokens"))
+    written = (
+        count(details.get("cache_write_tokens"))
+        or count(details.get("cache_creation_tokens"))
+        or count(details.get("cache_creation_input_tokens"))
+    )
     reasoning = count(
         _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details")).get("reasoning_tokens")
     )

@@ -4,8 +4,8 @@ Rules:
 * Pure: bytes and headers in, the first violation out (strict_chat.py has the common parts).
 * Stateless requests only: what refers to something stored is refused.
 * Stricter than the original where leniency would hide a gateway's defect: ``strict`` left out (it would mean
-  true), ``status`` on a reasoning item, results that do not follow their answer at once, empty text,
-  duplicate keys, lone surrogates.
+  true), ``status`` on a reasoning item, a past message without its id or status (as OpenRouter demands),
+  results that do not follow their answer at once, empty text, duplicate keys, lone surrogates.
 * ``reasoning_text``: a server of open models, which takes reasoning back as text.
 """
 
@@ -209,6 +209,11 @@ class Items:
         if isinstance(content, str):
             require(content, f"{path}.content", "expected a non-empty string")
             return
+        if role == "assistant":
+            legal = str(item.get("id")).startswith("msg") and item.get("status") == "completed"
+            require(legal, path, "a message of the assistant needs an id that begins with 'msg', and a status")
+            legal = isinstance(content, list) and all("annotations" in part for part in content)
+            require(legal, f"{path}.content", "a text of the assistant needs annotations")
         allowed = OUTPUT_PARTS if role == "assistant" else INPUT_PARTS
         if role in ("system", "developer"):
             allowed = frozenset({"input_text"})

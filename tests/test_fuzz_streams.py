@@ -10,9 +10,9 @@ import pytest
 import gateway.adapters
 from gateway.errors import GatewayError
 from gateway.translate.fold import MessageFold
+from tests import recordings as recordings_module
 from tests.chat_streams import chat_stream, mutate
 from tests.grammar import check_stream
-from tests import recordings as recordings_module
 from tests.recordings import Answer, Recording, compare_reading, cut, recordings, target_of, translate
 from tests.test_properties import REQUEST
 

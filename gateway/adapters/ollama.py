@@ -3,66 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
-from gateway.adapters.headers import error_context, upstream_headers
-from gateway.errors import GatewayError, InvalidRequest, PromptTooLong
+from gateway.adapters.base import MessagesRequest, StreamTranslator
+from gateway.adapters.headers import error_context
+from gateway.adapters.translated import AnswerParts, TranslatedAdapter
+from gateway.errors import GatewayError, PromptTooLong
 from gateway.routing import Target
 from gateway.translate.changes import Changes
-from gateway.translate.chat_tools import offer_tools
 from gateway.translate.ollama_request import answer_limit, to_ollama
 from gateway.translate.ollama_stream import OllamaStreamTranslator, unwrapped
 from gateway.translate.ollama_window import asked_window
-from gateway.translate.request_fields import asked_stops
-from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.token_estimate import measure
-from gateway.translate.tool_calls import ToolCalls, past_ids
 from gateway.translate.upstream_errors import http_error
-from gateway.translate.writer import MessageStreamWriter
-from gateway.wire.json_text import TOO_DEEP, dumps, dumps_request, loads_upstream, without_nul
-
-PATH = "/api/chat"
+from gateway.wire.json_text import dumps, loads_upstream
 
 HOPELESS = 1.5
 """A prompt estimated at this many windows is refused here: an old server would cut it without a word."""
 
 
-class OllamaAdapter:
+class OllamaAdapter(TranslatedAdapter):
     """``base_url`` + ``/api/chat``."""
 
-    def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
-        changes = Changes()
-        try:
-            wire = to_ollama(request.body, target.profile, target.provider.name, target.model, changes)
-        except RecursionError:
-            raise InvalidRequest(TOO_DEEP) from None
-        _refuse_hopeless(request, target)
-        return UpstreamRequest(
-            url=target.base_url + PATH,
-            headers={**upstream_headers(request, target), "accept": "application/x-ndjson"},
-            body=without_nul(dumps_request(wire)),
-            changes=changes,
-        )
+    path = "/api/chat"
+    accept = "application/x-ndjson"
 
-    def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
-        offered = offer_tools(request.body, target.profile, Changes())
-        names = offered.client_names
-        stops = asked_stops(request.body)
-        writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
-        calls = ToolCalls(
-            writer,
-            provider=target.provider.name,
-            message_id=request.message_id,
-            names=names,
-            used_ids=past_ids(request.body),
-        )
+    def to_wire(self, request: MessagesRequest, target: Target, changes: Changes) -> dict[str, Any]:
+        wire = to_ollama(request.body, target.profile, target.provider.name, target.model, changes)
+        _refuse_hopeless(request, target)
+        return wire
+
+    def reader(self, parts: AnswerParts, request: MessagesRequest, target: Target) -> StreamTranslator:
         return OllamaStreamTranslator(
-            writer,
-            calls,
-            error_context(request, target, names),
+            parts.writer,
+            parts.calls,
+            parts.context,
             think_tags=target.profile.think_tags,
-            stop_sequences=StopSequences(stops, enforce=len(stops) > target.profile.stop_limit),
-            leaked_calls=offered.leaked_calls(target.profile),
+            stop_sequences=parts.stop_sequences,
+            leaked_calls=parts.leaked_calls,
             input_tokens=request.input_tokens,
             window=asked_window(target.profile),
             answer_limit=answer_limit(request.body, target.profile),

@@ -87,6 +87,12 @@ def _matching(facts: Sequence[ModelFacts], model: str) -> list[Mapping[str, Any]
     return [item.profile for item in facts if fnmatchcase(model.lower(), item.pattern.lower())]
 
 
+def _is_pathless(parts: SplitResult, own: SplitResult) -> bool:
+    """Whether the path is to be filled in: there is none, or the customary one on the very host that has another."""
+    path = parts.path.strip("/")
+    return not path or (path == "v1" and parts.hostname == own.hostname)
+
+
 def _at_home(preset: Preset, parts: SplitResult) -> bool:
     """Whether an address is one of the preset's own."""
     return any(fnmatchcase(key, host) for key in host_keys(parts) for host in preset.hosts)
@@ -224,7 +230,7 @@ class _Section:
         wire = preset.apis.get(api or "") if preset is not None else None
         own = wire.base_url if wire is not None else ""
         if parts is not None and api is not None:
-            if own and preset is not None and parts.path.strip("/") in ("", "v1") and _at_home(preset, parts):
+            if own and preset is not None and _at_home(preset, parts) and _is_pathless(parts, urlsplit(own)):
                 return with_path(parts, urlsplit(own).path)
             try:
                 return normal_address(parts, api)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import GatewayError, Overloaded, UpstreamFailed, UpstreamProtocolError
-from gateway.translate.leaked_calls import LeakedCalls, Piece
+from gateway.translate.answer_text import AnswerText
+from gateway.translate.leaked_calls import LeakedCalls
 from gateway.translate.reasoning import TAGS, ReasoningCollector
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
-from gateway.translate.think_tags import ThinkTags
 from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
 from gateway.translate.usage import Usage, from_chat
@@ -71,10 +71,17 @@ class ChatStreamTranslator(StreamReader):
         self._writer = writer
         self._calls = calls
         self._context = context
-        self._tags = ThinkTags() if think_tags else None
+        self._answer = AnswerText(
+            writer,
+            calls,
+            think_tags=think_tags,
+            leaked_calls=leaked_calls,
+            stop_sequences=stop_sequences,
+            on_thinking=self._think_in_tags,
+            on_sign=self._sign,
+            on_stop=self._stop,
+        )
         self._reasoning = ReasoningCollector(context.provider, context.model, cumulative=cumulative)
-        self._stops = stop_sequences
-        self._leaked = leaked_calls
         self._reported: Usage | None = None
         self._spoke = False
 
@@ -137,7 +144,7 @@ class ChatStreamTranslator(StreamReader):
         if self.stop_reason != "refusal":
             self.stop_reason = STOP_REASONS.get(finish, "end_turn")
         for name in ("stop_reason", "matched_stop"):
-            if isinstance(choice.get(name), str) and choice[name] in self._stops.asked:
+            if self._answer.is_asked(choice.get(name)):
                 self.stop_reason, self._stop_sequence = "stop_sequence", choice[name]
 
     def _error(self, error: Any) -> None:
@@ -166,13 +173,13 @@ class ChatStreamTranslator(StreamReader):
         refusal = delta.get("refusal")
         if isinstance(refusal, str) and refusal:
             self.stop_reason = "refusal"
-            self._text(refusal)
+            self._answer.text(refusal)
         calls = delta.get("tool_calls")
         if calls is None and isinstance(delta.get("function_call"), dict):
             calls = [{"function": delta["function_call"]}]
         if isinstance(calls, list) and calls:
             self._spoke = True
-            self._flush_text()
+            self._answer.flush()
             self._sign()
             self._calls.feed(calls)
 
@@ -188,65 +195,25 @@ class ChatStreamTranslator(StreamReader):
                     self._think(piece["text"], "content")
 
     def _content(self, content: str) -> None:
-        content = self._reasoning.new_part("content", content)
         self._spoke = True
-        if self._tags is None:
-            self._text(content)
-            return
-        for kind, piece in self._tags.feed(content):
-            if kind == "thinking":
-                self._think(piece, TAGS)
-            else:
-                self._text(piece)
+        self._answer.content(self._reasoning.new_part("content", content))
+
+    def _think_in_tags(self, text: str) -> None:
+        self._think(text, TAGS)
 
     def _think(self, text: str, place: str) -> None:
         self._spoke = True
         self._reasoning.add(text, place)
         self._writer.thinking(text)
 
-    def _text(self, text: str) -> None:
-        if self._leaked is None:
-            self._visible(text)
-        else:
-            self._pieces(self._leaked.feed(text))
-
-    def _pieces(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            if self._stop_sequence is not None:
-                return
-            if piece[0] == "text":
-                self._visible(piece[1])
-            else:
-                self._sign()
-                self._calls.whole(piece[1], piece[2])
-
-    def _visible(self, text: str) -> None:
-        text, stopped = self._stops.feed(text)
-        if text.strip():
-            self._sign()
-        self._writer.text(text)
-        if stopped is not None:
-            self.stop_reason, self._stop_sequence = "stop_sequence", stopped
-            self.finished = self.complete = True
-
-    def _flush_text(self) -> None:
-        """What waited for a possible tag or stop sequence is text after all."""
-        if self._tags is not None:
-            for kind, piece in self._tags.close():
-                if kind == "thinking":
-                    self._think(piece, TAGS)
-                else:
-                    self._text(piece)
-        if self._leaked is not None:
-            self._pieces(self._leaked.close())
-        rest = self._stops.close()
-        if rest:
-            self._writer.text(rest)
+    def _stop(self) -> None:
+        """A stop sequence was met: nothing more is wanted."""
+        self.stop_reason, self._stop_sequence = "stop_sequence", self._answer.stop_sequence
+        self.finished = self.complete = True
 
     def _sign(self) -> None:
         """Closes a run of reasoning with the state that must come back."""
-        gaps = self._tags.gaps if self._tags is not None and self._tags.found else None
-        signature = self._reasoning.take_signature(gaps)
+        signature = self._reasoning.take_signature(self._answer.gaps)
         if signature is not None:
             self._writer.signature(signature)
 
@@ -256,7 +223,7 @@ class ChatStreamTranslator(StreamReader):
         if not self.finished:
             raise self._cut_short()
         if self._stop_sequence is None or self.stop_reason != "stop_sequence":
-            self._flush_text()
+            self._answer.flush()
         self._sign()
         self._calls.finish()
         self.stop_reason = self._final_stop_reason()

@@ -108,7 +108,7 @@ class OllamaStreamTranslator(ChatStreamTranslator):
             self._content(content)
         if isinstance(calls, list) and calls and not self.complete:
             self._said = self._spoke = True
-            self._flush_text()
+            self._answer.flush()
             self._sign()
             for call in calls:
                 self._call(call)

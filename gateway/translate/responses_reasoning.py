@@ -70,7 +70,7 @@ class ThinkingBlocks:
     def sign_late(self, items: list[OutputItem]) -> None:
         """Items whose encrypted content came only after what followed them: a last block keeps their state.
 
-        Azure tells it with the whole response (earendil-works/pi#6409).
+        Some servers tell it with the whole response (earendil-works/pi#6409).
         """
         late = [item for item in items if item.kind == "reasoning" and item.done and not item.closed]
         after = {item: sum(_follows(other, item) for other in items) for item in late}

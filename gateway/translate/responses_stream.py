@@ -17,7 +17,8 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from gateway.errors import UpstreamFailed, UpstreamProtocolError
-from gateway.translate.leaked_calls import LeakedCalls, Piece
+from gateway.translate.answer_text import AnswerText
+from gateway.translate.leaked_calls import LeakedCalls
 from gateway.translate.reasoning import TAGS, ReasoningCollector
 from gateway.translate.responses_events import (
     CALLS,
@@ -38,7 +39,6 @@ from gateway.translate.responses_output import OutputItem, OutputItems, Place
 from gateway.translate.responses_reasoning import ThinkingBlocks
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
-from gateway.translate.think_tags import ThinkTags
 from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
 from gateway.translate.usage import Usage, from_chat
@@ -71,11 +71,17 @@ class ResponsesStreamTranslator(StreamReader):
         self._writer = writer
         self._calls = calls
         self._context = context
-        self._tags = ThinkTags() if think_tags else None
+        self._answer = AnswerText(
+            writer,
+            calls,
+            think_tags=think_tags,
+            leaked_calls=leaked_calls,
+            stop_sequences=stop_sequences,
+            on_thinking=self._think_in_tags,
+            on_sign=self._sign,
+            on_stop=self._stop,
+        )
         self._tagged = ReasoningCollector(context.provider, context.model, cumulative=False)
-        self._stops = stop_sequences
-        self._leaked = leaked_calls
-        self._stop_sequence: str | None = None
         self._reported: Usage | None = None
         self._items = OutputItems(cumulative=cumulative)
         self._call_ids: set[str] = set()
@@ -195,7 +201,7 @@ class ResponsesStreamTranslator(StreamReader):
             self._fill_call(item)
         elif item.kind in STATED and not item.announced:
             item.announced = True
-            self._text(f"[{self._context.provider} sent {STATED[item.kind]}, which has no place here.]")
+            self._answer.text(f"[{self._context.provider} sent {STATED[item.kind]}, which has no place here.]")
 
     def _fill_call(self, item: OutputItem) -> None:
         self._announce(item)
@@ -209,14 +215,14 @@ class ResponsesStreamTranslator(StreamReader):
 
     def _say(self, item: OutputItem, place: Place, text: str) -> None:
         """New content of an item."""
-        if not text or self._stop_sequence is not None:
+        if not text or self._answer.stop_sequence is not None:
             return
         name = place[0]
         if name == "text" or name == "refusal":
             self._message(item)
             if name == "refusal":
                 self.stop_reason = "refusal"
-                self._text(text)
+                self._answer.text(text)
             else:
                 self._content(text)
         elif name in ("summary", "content"):
@@ -232,78 +238,40 @@ class ResponsesStreamTranslator(StreamReader):
         if item is self._last_message:
             return
         if self._last_message is not None:
-            self._flush_text()
+            self._answer.flush()
             self._writer.end_block()
         self._last_message = item
 
     def _content(self, text: str) -> None:
-        if self._tags is None or self._reasoned:
-            self._text(text)
-            return
-        for kind, piece in self._tags.feed(text):
-            if kind == "thinking":
-                self._tagged.add(piece, TAGS)
-                self._writer.thinking(piece)
-            else:
-                self._text(piece)
-
-    def _text(self, text: str) -> None:
-        if self._leaked is None:
-            self._visible(text)
+        if self._reasoned:
+            self._answer.text(text)
         else:
-            self._pieces(self._leaked.feed(text))
+            self._answer.content(text)
 
-    def _pieces(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            if self._stop_sequence is not None:
-                return
-            if piece[0] == "text":
-                self._visible(piece[1])
-            else:
-                self._sign()
-                self._calls.whole(piece[1], piece[2])
+    def _think_in_tags(self, text: str) -> None:
+        self._tagged.add(text, TAGS)
+        self._writer.thinking(text)
 
-    def _visible(self, text: str) -> None:
-        text, stopped = self._stops.feed(text)
-        if text.strip():
-            self._sign()
-        self._writer.text(text)
-        if stopped is not None:
-            self.stop_reason, self._stop_sequence = "stop_sequence", stopped
-            self.finished = self.complete = True
-
-    def _flush_text(self) -> None:
-        """What waited for a possible tag or stop sequence is text after all."""
-        if self._tags is not None:
-            for kind, piece in self._tags.close():
-                if kind == "thinking":
-                    self._tagged.add(piece, TAGS)
-                    self._writer.thinking(piece)
-                else:
-                    self._text(piece)
-        if self._leaked is not None:
-            self._pieces(self._leaked.close())
-        rest = self._stops.close()
-        if rest.strip():
-            self._sign()
-        self._writer.text(rest)
+    def _stop(self) -> None:
+        """A stop sequence was met: nothing more is wanted."""
+        self.stop_reason = "stop_sequence"
+        self.finished = self.complete = True
 
     # -- reasoning -----------------------------------------------------------------------------------------
 
     def _reason(self, item: OutputItem) -> None:
         """Begins the thinking block of a reasoning item."""
-        if item.announced or self._stop_sequence is not None:
+        if item.announced or self._answer.stop_sequence is not None:
             return
         item.announced = self._reasoned = True
-        self._flush_text()
+        self._answer.flush()
         self._last_message = None
         self._sign()
         self._thoughts.begin(item)
 
     def _sign(self) -> None:
         """Closes reasoning with the state that must come back."""
-        gaps = self._tags.gaps if self._tags is not None and self._tags.found else None
-        signature = self._tagged.take_signature(gaps)
+        signature = self._tagged.take_signature(self._answer.gaps)
         if signature is not None:
             self._writer.signature(signature)
         phase = self._last_message.whole.get("phase") if self._last_message is not None else None
@@ -328,7 +296,7 @@ class ResponsesStreamTranslator(StreamReader):
             self._calls.feed([{"index": item.number, "function": {"arguments": said}}])
 
     def _before_call(self) -> None:
-        self._flush_text()
+        self._answer.flush()
         self._last_message = None
         self._sign()
 
@@ -358,8 +326,8 @@ class ResponsesStreamTranslator(StreamReader):
     def _finish(self) -> None:
         if not self.finished:
             raise self._cut_short()
-        if self._stop_sequence is None:
-            self._flush_text()
+        if self._answer.stop_sequence is None:
+            self._answer.flush()
             for item in self._items.items:
                 if item.kind in CALLS:
                     self._end_call(item)
@@ -369,7 +337,7 @@ class ResponsesStreamTranslator(StreamReader):
         self.stop_reason = self._final_stop_reason()
         if self._reported is not None:
             self._writer.usage(self._reported)
-        self.usage = self._writer.finish(self.stop_reason, self._stop_sequence)
+        self.usage = self._writer.finish(self.stop_reason, self._answer.stop_sequence)
         self.complete = True
 
     def _end_call(self, item: OutputItem) -> None:

@@ -151,6 +151,8 @@ def test_every_preset_has_a_row() -> None:
         ("minimax: {models: {'*-m3*': {api: anthropic}}}", "MiniMax-M2", "openai-chat https://api.minimax.io/v1"),
         ("cn: {api: anthropic, base_url: https://api.minimaxi.com}", "x", "anthropic https://api.minimaxi.com/anthropic"),
         ("cn: {base_url: https://api.minimaxi.com/anthropic}", "x", "anthropic https://api.minimaxi.com/anthropic"),
+        ("qwen: {base_url: https://coding-intl.dashscope.aliyuncs.com/v1}", "x", "openai-chat https://coding-intl.dashscope.aliyuncs.com/v1"),
+        ("zai: {base_url: https://api.z.ai/v1}", "x", "openai-chat https://api.z.ai/api/paas/v4"),
         ("cn: {api: anthropic, base_url: https://open.bigmodel.cn}", "x", "anthropic https://open.bigmodel.cn/api/anthropic"),
         ("openrouter: {api: anthropic}", "a/b", "anthropic https://openrouter.ai/api"),
         ("ollama: {}", "qwen3:8b", "ollama http://localhost:11434"),

@@ -60,6 +60,8 @@ class Seen:
     status: int = 200
     usage: Usage | None = None
     """What was reported; None when the answer broke off or was an error."""
+    lane: str = ""
+    """Of scripted_lanes.py; empty: plain Chat Completions."""
     left: threading.Event = field(default_factory=threading.Event)
     """Set when the client went away before the end; needs a server with ``handler_cancellation``."""
 
@@ -104,7 +106,7 @@ class ScriptedUpstream:
         except Violation as violation:
             self.violations.append(str(violation))
             return web.Response(status=violation.status, body=violation.body(), content_type="application/json")
-        seen, attempt = self._choose(body, headers)
+        seen, attempt = self.choose(body, body, headers)
         self.seen.append(seen)
         if isinstance(attempt, Refuse):
             seen.status = attempt.status
@@ -124,9 +126,12 @@ class ScriptedUpstream:
                         f"must be passed back unchanged: {expected!r}, got {message.get(self.reasoning)!r}",
                     )
 
-    def _choose(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[Seen, Attempt]:
-        name, step = place(body["messages"])
-        background = background_answer(body, f"[[s:{name}]]" if name else "")
+    def choose(
+        self, view: Mapping[str, Any], body: dict[str, Any], headers: Mapping[str, str]
+    ) -> tuple[Seen, Attempt]:
+        """What answers ``body``; ``view`` is what it asks for, in the shape of Chat Completions."""
+        name, step = place(view["messages"])
+        background = background_answer(view, f"[[s:{name}]]" if name else "")
         if background is not None:
             kind, answer = background
             return Seen(kind, name, step, body, headers), answer

@@ -26,16 +26,19 @@ SECONDS = 120
 """Until something that hangs is given up; the model is small, the machine may be busy."""
 
 WIRES = ("openai-chat", "anthropic", "openai-responses")
-PROVIDERS = """\
-providers:
-  openai-chat: {{preset: llamacpp, base_url: "{url}/v1"}}
-  anthropic: {{preset: llamacpp, api: anthropic, base_url: "{url}"}}
-  openai-responses: {{preset: llamacpp, api: openai-responses, base_url: "{url}/v1"}}
-models:
-  openai-chat: openai-chat/smollm2
-  anthropic: anthropic/smollm2
-  openai-responses: openai-responses/smollm2
-"""
+
+
+def providers(url: str) -> str:
+    """The gateway's configuration: a provider and a model for each API, both named like it; and one without eyes."""
+    places = {wire: url if wire == "anthropic" else f"{url}/v1" for wire in WIRES}
+    config = {
+        "providers": {wire: {"preset": "llamacpp", "api": wire, "base_url": place} for wire, place in places.items()},
+        "models": {
+            **{wire: f"{wire}/smollm2" for wire in WIRES},
+            **{f"{wire}-blind": {"use": f"{wire}/smollm2", "profile": {"images": False}} for wire in WIRES},
+        },
+    }
+    return json.dumps(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -136,7 +139,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
 def gateway_url(llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "providers.yaml"
-    config.write_text(PROVIDERS.format(url=llama.url), encoding="utf-8")
+    config.write_text(providers(llama.url), encoding="utf-8")
     config.chmod(0o600)
     command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--config", str(config)]
     log = folder / "gateway.log"

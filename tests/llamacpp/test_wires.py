@@ -45,6 +45,7 @@ COUNT = {
         "required": ["numbers"],
     },
 }
+PIXEL = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
 RESULT = "Nineteen degrees, light rain from the west, and a rainbow over the river until the evening."
 
 
@@ -129,6 +130,15 @@ def test_stop_sequence(client: Anthropic, wire: str) -> None:
     assert text_of(whole) == joined(reading, "text") == ANSWER.partition("世界")[0]
     assert (whole.stop_reason, whole.stop_sequence) == ("stop_sequence", "世界")
     assert (reading.stop_reason, reading.stop_sequence) == ("stop_sequence", "世界")
+
+
+def test_prefill(client: Anthropic, wire: str) -> None:
+    """llama.cpp repeats it in a message, and does not in a stream."""
+    asked = body(wire)
+    asked["messages"].append({"role": "assistant", "content": "Well,"})
+    assert text_of(client.messages.create(**asked)) == ANSWER
+    reading = check_stream(streamed(client, asked), passed_through=wire == "anthropic")
+    assert joined(reading, "text") == ANSWER
 
 
 def test_the_same_prompt_is_read_from_the_cache(client: Anthropic, wire: str) -> None:
@@ -238,11 +248,13 @@ def test_overflow(client: Anthropic, llama: LlamaServer, wire: str, stream: bool
 
 
 def test_picture_that_the_model_cannot_see(client: Anthropic, wire: str) -> None:
-    """llama.cpp answers 500 to it; no client should try that again, and text must not be lost with it."""
-    pixel = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="}
-    content = [{"type": "text", "text": "What is this?"}, {"type": "image", "source": pixel}]
+    """llama.cpp calls it an error of its own (500), which clients would try again."""
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image", "source": PIXEL}]
     asked = {**body(wire), "messages": [{"role": "user", "content": content}]}
-    assert text_of(client.messages.create(**asked)) == ANSWER
+    with pytest.raises(anthropic.BadRequestError, match="image input is not supported"):
+        client.messages.create(**asked)
+    blind = client.messages.create(**{**asked, "model": f"{wire}-blind"})
+    assert text_of(blind) == ANSWER, "`images: false` puts a placeholder there"
 
 
 # -- disconnects -----------------------------------------------------------------------------------------

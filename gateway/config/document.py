@@ -83,9 +83,13 @@ def core_value(text: str) -> str | int | float | bool | None:
     return text
 
 
-def read(data: bytes, mistakes: Mistakes) -> Node:
-    """The tree of a whole file. Raises ConfigError when it cannot be read on; lesser mistakes are collected."""
-    limit = MAX_BYTES if _has_libyaml() else MAX_BYTES_PURE
+def read(data: bytes, mistakes: Mistakes, limit: int | None = None) -> Node:
+    """The tree of a whole file of at most ``limit`` bytes (None: what is quick to read here).
+
+    Raises ConfigError when it cannot be read on; lesser mistakes are collected.
+    """
+    if limit is None:
+        limit = MAX_BYTES if _has_libyaml() else MAX_BYTES_PURE
     if len(data) > limit:
         raise mistakes.error(Mark(1, 1), f"the file is larger than {limit} bytes")
     try:

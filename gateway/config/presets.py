@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gateway.config.document import ListNode, MapNode, Node, read
+from gateway.config.document import MAX_BYTES, ListNode, MapNode, Node, read
 from gateway.config.fields import INVALID, FieldReader
 from gateway.config.mistakes import Mistakes
 
@@ -89,7 +89,7 @@ def read_presets(data: bytes, name: str) -> Presets:
     """Raises ConfigError with every mistake in ``data``."""
     mistakes = Mistakes(name)
     reader = FieldReader(mistakes, {}, PROFILES.parent)
-    root = reader.section(read(data, mistakes), name, ("apis", "providers"))
+    root = reader.section(read(data, mistakes, MAX_BYTES), name, ("apis", "providers"))
     apis: dict[str, Mapping[str, Any]] = {}
     providers: dict[str, Preset] = {}
     for api, node in _entries(root, "apis", reader).items():

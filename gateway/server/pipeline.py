@@ -62,6 +62,8 @@ class Exchange:
     started: float
     first_content: float | None = None
     ended: bool = False
+    delivered: bool = False
+    """The client has the whole answer; that it leaves then is no news."""
     outcome: str = "ok"
     """``ok``, ``client_closed`` or the type of the error."""
 
@@ -86,7 +88,8 @@ async def run(state: GatewayState, client: web.Request, request_id: str, body: d
         exchange.outcome = error.error_type
         raise
     except (asyncio.CancelledError, ConnectionError):
-        exchange.outcome = "client_closed"
+        if not exchange.delivered:
+            exchange.outcome = "client_closed"
         raise
     finally:
         state.running.discard(task)
@@ -140,7 +143,9 @@ async def _stream(exchange: Exchange) -> web.StreamResponse:
             log.warning("%s %s failed in mid-stream: %s", exchange.request_id, exchange.target.name, error.message)
             exchange.outcome = error.error_type
             await stream.write(error_event(error, exchange.request_id))
-        return await stream.finish()
+        response = await stream.finish()
+        exchange.delivered = True
+        return response
 
 
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:

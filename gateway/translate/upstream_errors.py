@@ -94,6 +94,12 @@ _MODERATION = re.compile(
     re.IGNORECASE,
 )
 
+_BAD_KEY = re.compile(r"API_KEY_INVALID|api key (?:is )?(?:not valid|invalid)|(?:invalid|incorrect) api key", re.IGNORECASE)
+_NO_IMAGES = re.compile(
+    r"image(?: input|s)?(?:_url)? (?:is|are) not supported|(?:does not|doesn't) support (?:image|vision)", re.IGNORECASE
+)
+"""Some say it with a 500, which a client would repeat."""
+
 _BY_NAME: dict[str, type[GatewayError]] = {
     "invalid_request_error": InvalidRequest,
     "billing_error": BillingRefused,
@@ -266,7 +272,7 @@ def _status_of(error: Any) -> int:
 
 
 def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: int | None) -> GatewayError:
-    named = context.codes.get(cause.code)
+    named = context.codes.get(cause.code) or context.codes.get(cause.kind)
     text = f"{cause.text} {cause.code} {cause.kind}"
     # One code often covers everything that is wrong with a request; the words tell what.
     vague = named is None or named == "invalid_request_error"
@@ -274,6 +280,7 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
         return _overflow(cause, context)
     billing = _BILLING.search(text) or (retry_after is None and _CURRENT_QUOTA.search(text))
     about_the_key = status in (401, 403) and not billing and not _MODERATION.search(text)
+    about_the_key = about_the_key or (status == 400 and _BAD_KEY.search(text) is not None)
     if named == "provider_not_ready" or (named is None and about_the_key):
         return _not_ready(cause, context)
     message = _message(cause, context)
@@ -283,6 +290,9 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
         kind = BillingRefused
     elif _MODERATION.search(text) and status in (400, 403, 422):
         kind = InvalidRequest
+    elif _NO_IMAGES.search(text):
+        kind = InvalidRequest
+        message = f"{message} (`images: false` for this model in providers.yaml makes them placeholders)"
     else:
         kind = _BY_STATUS.get(status) or (UpstreamFailed if status >= 500 else InvalidRequest)
     if kind is NotFound:

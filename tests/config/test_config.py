@@ -9,9 +9,8 @@ import pytest
 
 from gateway.config import Config, ConfigError, ServerSettings, demo, is_loopback, load, loads
 from gateway.config.addresses import host_keys, normal_address, split_address
-from gateway.config.document import MAX_BYTES_PURE
 from gateway.config.mistakes import ConfigError as Refused
-from gateway.config.presets import PROFILES, built_in, read_presets
+from gateway.config.presets import built_in, read_presets
 from gateway.profile import APIS, PROFILE_FIELDS, Profile
 from gateway.routing import Provider, Target
 from tests.recordings import load_yaml
@@ -98,10 +97,6 @@ def test_every_api_of_a_preset_works_by_its_name_alone(name: str, api: str) -> N
     for facts in wire.models:
         assert facts.pattern == facts.pattern.lower()
         assert facts.profile.keys() <= PROFILE_FIELDS - {"api"}
-
-
-def test_the_built_in_facts_can_be_read_without_libyaml() -> None:
-    assert PROFILES.stat().st_size <= MAX_BYTES_PURE
 
 
 def test_hosts_belong_to_one_preset() -> None:

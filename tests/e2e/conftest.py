@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,15 +45,22 @@ def upstream(upstream_thread: UpstreamThread, gateway: GatewayProcess) -> Iterat
     assert server_faults(gateway.log(start)) == []
 
 
+@pytest.fixture
+def claude_of(gateway: GatewayProcess, upstream: ScriptedUpstream, tmp_path: Path) -> Callable[[str], ClaudeCode]:
+    """Makes the client of one version, ``new`` or ``old``; skips the test where it is not installed."""
+
+    def make(name: str) -> ClaudeCode:
+        binary = binary_of(name)
+        if binary is None:
+            pytest.skip(f"no Claude Code ({name}): run tests/e2e/install.sh or set GATEWAY_E2E_CLAUDE_{name.upper()}")
+        return ClaudeCode(name, binary, tmp_path, gateway.url)
+
+    return make
+
+
 @pytest.fixture(params=["new", "old"])
-def claude(
-    request: pytest.FixtureRequest, gateway: GatewayProcess, upstream: ScriptedUpstream, tmp_path: Path
-) -> ClaudeCode:
-    name = request.param
-    binary = binary_of(name)
-    if binary is None:
-        pytest.skip(f"no Claude Code ({name}): run tests/e2e/install.sh or set GATEWAY_E2E_CLAUDE_{name.upper()}")
-    return ClaudeCode(name, binary, tmp_path, gateway.url)
+def claude(request: pytest.FixtureRequest, claude_of: Callable[[str], ClaudeCode]) -> ClaudeCode:
+    return claude_of(request.param)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from urllib.request import Request, urlopen
 
 from aiohttp import ClientSession, web
 
-from tests.fakes.openai_upstream import KEY, ScriptedUpstream
+from tests.fakes.openai_upstream import KEY
+from tests.fakes.scripted_lanes import LANES, LaneUpstream
 
 PROVIDERS = """\
 providers:
@@ -33,6 +34,7 @@ providers:
     api_key: "${{LAB_KEY}}"
   dead: {{api: openai-chat, base_url: "http://127.0.0.1:1/v1"}}
   keyless: {{api: openai-chat, base_url: {url}/v1, api_key: "${{LAB_NO_SUCH_KEY}}"}}
+{lanes}
 models:
   bare: bare/bare
   dead: dead/dead
@@ -42,16 +44,34 @@ models:
   haiku: lab/lab-haiku
   fable: lab/lab-fable
   default: lab/lab-default
+{lane_models}
 """
 START_SECONDS = 20
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def lane_model(name: str) -> str:
+    """The model by which clients ask for a lane; Claude Code takes it for the newest of its own."""
+    return f"claude-sonnet-5-5-{name}"
+
+
+def providers_yaml(url: str) -> str:
+    """Plain Chat Completions, and every lane by its preset: all that a user says is the address and the key."""
+    providers, models = [], []
+    for lane in LANES.values():
+        fields = [f"preset: {lane.provider}", f"base_url: {url}/{lane.name}{lane.base}"]
+        fields += ["api: anthropic"] if lane.api == "anthropic" else []
+        fields += ['api_key: "${LAB_KEY}"'] if lane.key_header else []
+        providers.append(f"  {lane.name}: {{{', '.join(fields)}}}")
+        models.append(f"  {lane_model(lane.name)}: {lane.name}/{lane.model}")
+    return PROVIDERS.format(url=url, lanes="\n".join(providers), lane_models="\n".join(models))
+
+
 class UpstreamThread:
-    """Serves a ScriptedUpstream on a free loopback port, in an event loop of its own."""
+    """Serves a LaneUpstream on a free loopback port, in an event loop of its own."""
 
     def __init__(self) -> None:
-        self.upstream = ScriptedUpstream()
+        self.upstream = LaneUpstream()
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -91,7 +111,7 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "gateway.log"
         self.config_file = folder / "providers.yaml"
-        self.config_file.write_text(PROVIDERS.format(url=upstream_url))
+        self.config_file.write_text(providers_yaml(upstream_url))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -29,6 +29,11 @@ def turns(upstream: ScriptedUpstream, name: str) -> list[Seen]:
 def check_turns(session: Session, seen: list[Seen]) -> None:
     """The history only grew, and the client's token counts are what the upstream reported, cached ones apart."""
     check_history(seen)
+    check_usage(session, seen)
+
+
+def check_usage(session: Session, seen: list[Seen]) -> None:
+    """The client's token counts are what the upstream reported, cached ones apart."""
     reported = [item.usage for item in seen if item.usage is not None]
     usage = session.result["usage"]
     assert len(reported) == len(seen)

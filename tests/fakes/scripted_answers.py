@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -62,9 +62,8 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _sse(events: Iterator[JSON] | list[JSON], *, named: bool = False) -> list[bytes]:
-    heads = (f"event: {event['type']}\n" if named else "" for event in (events := list(events)))
-    return [f"{head}data: {dump(event)}\n\n".encode() for head, event in zip(heads, events, strict=True)]
+def _sse(events: Iterable[JSON], *, named: bool = False) -> list[bytes]:
+    return [f"event: {event['type']}\n".encode() * named + f"data: {dump(event)}\n\n".encode() for event in events]
 
 
 # -- chat completions ----------------------------------------------------------------------------------------
@@ -156,8 +155,8 @@ def _items(answer: Answer) -> list[JSON]:
         number = f"{answer.serial}{len(items)}"
         if isinstance(part, Think):
             summary = [{"type": "summary_text", "text": part.text}]
-            encrypted = f"gAAAAAB{answer.secret}{len(items)}=="
-            items.append({"id": f"rs_{number}", "type": "reasoning", "summary": summary, "encrypted_content": encrypted})
+            item = {"id": f"rs_{number}", "type": "reasoning", "summary": summary}
+            items.append({**item, "encrypted_content": f"gAAAAAB{answer.secret}{len(items)}=="})
         elif isinstance(part, Text):
             content = [{"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}]
             phase = "commentary" if answer.ids else "final_answer"

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -177,7 +178,7 @@ class LaneUpstream(ScriptedUpstream):
     def app(self) -> web.Application:
         app = ScriptedUpstream.app(self)
         for lane in LANES.values():
-            app.router.add_post(f"/{lane.name}{lane.base}{lane.path}", self._handler(lane))
+            app.router.add_post(f"/{lane.name}{lane.base}{lane.path}", partial(self._speak, lane))
         app.router.add_post("/local/api/show", self._show)
         app.router.add_get("/local/api/ps", self._ps)
         app.router.add_get("/local/api/version", self._version)
@@ -199,12 +200,6 @@ class LaneUpstream(ScriptedUpstream):
         return web.json_response({"version": "0.33.0"})
 
     # -- requests ----------------------------------------------------------------------------------------
-
-    def _handler(self, lane: Lane) -> Any:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._speak(lane, request)
-
-        return handle
 
     async def _speak(self, lane: Lane, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
@@ -254,13 +249,14 @@ class LaneUpstream(ScriptedUpstream):
 
     def _foreign(self, lane: Lane, raw: bytes) -> list[str]:
         text = dump(json.loads(raw))
-        found = [f"from {told.lane}: {told.text}" for told in self._told if told.lane != lane.name and told.text in text]
+        others = [told for told in self._told if told.lane != lane.name]
+        found = [f"from {told.lane}: {told.text}" for told in others if told.text in text]
         return found + [f"state of the gateway's: {mark}" for mark in ('"gw1.', '"gw1_') if mark in text]
 
     # -- answers -----------------------------------------------------------------------------------------
 
     async def _play(
-        self, lane: Lane, request: web.Request, size: int, seen: Seen, reply: Reply | Attempt
+        self, lane: Lane, request: web.Request, size: int, seen: Seen, reply: Attempt
     ) -> web.StreamResponse:
         assert not isinstance(reply, Refuse), "a lane refuses in its own words: Trouble"
         serial = f"{next(self._ids):012d}"

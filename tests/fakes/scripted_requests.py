@@ -32,7 +32,7 @@ class Asked:
     """One request."""
 
     view: JSON
-    """``messages`` (role, content), and ``response_format``, ``stop``, ``max_tokens``, ``tools`` where there are any."""
+    """``messages`` (role, content), and what there is of ``response_format``, ``stop``, ``max_tokens``, ``tools``."""
     turns: list[PastTurn]
 
 

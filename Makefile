@@ -46,6 +46,9 @@ sdk: $(VENV)/.dev ## the official SDKs, and the Python SDK's own test suite
 llamacpp: $(VENV)/.dev $(LLAMA)/.installed ## a real llama.cpp server behind the gateway
 	$(BIN)/pytest -q -m llamacpp tests/llamacpp $(ARGS)
 
+llama: $(LLAMA)/.installed ## that server with a small model, on port 8080
+	@PYTHONPATH=$(LLAMA) exec $(BIN)/python tests/llamacpp/server.py --port 8080 $(ARGS)
+
 docs: $(VENV)/.installed ## the pages of docs/providers, from the profiles
 	$(BIN)/python -m docs.generate_providers
 

@@ -354,7 +354,7 @@ def replace_value(body: bytes, draw: random.Random) -> bytes:
     at = draw.choice(places)
     try:
         value = json.loads(lines[at][5:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
     lines[at] = b"data: " + json.dumps(damage(value, draw)).encode()
     return b"\n".join(lines)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.translate.leaked_calls import MAX_CLOSINGS, MAX_SECTION, LeakedCalls
+from gateway.translate.leaked_calls import MAX_CLOSINGS, MAX_SECTION, PATIENCE, LeakedCalls
 from gateway.translate.leaked_forms import FORMS
 from tests.recordings import load_yaml
 
@@ -87,6 +87,15 @@ def test_a_call_leaves_when_it_is_closed() -> None:
     assert healer.feed(">") == [("call", "now", "{}")]
 
 
+def test_a_long_call_leaves_when_it_is_closed() -> None:
+    """While only a closing marker matters nothing is searched twice; a marker in two halves is still seen."""
+    healer = LeakedCalls([HERMES], OFFERED)
+    text = long_call(5000)
+    head, tail = text[:-6], text[-6:]
+    assert healer.feed(head[:4000]) + healer.feed(head[4000:-7]) + healer.feed(head[-7:]) == []
+    assert [piece[0] for piece in healer.feed(tail)] == ["call"]
+
+
 def test_arguments_keep_their_text() -> None:
     """Where the markup holds the arguments as JSON text, not a byte of it changes."""
     arguments = '{"b" : 1.0, "a":1e2,"é":"\\u00e9"}'
@@ -138,11 +147,18 @@ def test_too_many_closing_markers() -> None:
 
 @pytest.mark.parametrize("fragment", ["<tool_call>x ", '<tool_call>{"a', '<tool_call>{"a"}</tool_call>', "<tool_call>"])
 def test_an_answer_full_of_markers(fragment: str) -> None:
-    """Patience ends: after many failures even a call is text, and no time goes into looking for one."""
     text = fragment * 5000
     assert run([text], [HERMES, MARKUPS["glm"]]) == [text]
-    assert run([text + CALL], [HERMES]) in ([text + CALL], [text.rstrip(), {"call": "now", "arguments": {}}])
     assert run(cuts(text, 1), [HERMES]) == [text]
+
+
+@pytest.mark.parametrize(("fragment", "often"), [('<tool_call>{"a"}</tool_call>', 16), ("<tool_call>x ", PATIENCE)])
+def test_patience_ends(fragment: str, often: int) -> None:
+    """An answer with many sections that are none talks about markup: a call in it is text, too."""
+    healed = run([fragment * (often - 1) + CALL], [HERMES])
+    assert healed == [(fragment * (often - 1)).rstrip(), {"call": "now", "arguments": {}}]
+    text = fragment * often + CALL
+    assert run([text], [HERMES]) == run(cuts(text, 2), [HERMES]) == [text]
 
 
 def test_long_whitespace_does_not_wait() -> None:

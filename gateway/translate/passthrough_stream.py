@@ -151,6 +151,8 @@ class PassthroughTranslator(StreamReader):
             if not isinstance(block.get(field), str):
                 raise self._wrong(f"a {kind} block without its {field}")
         if kind == "tool_use":
+            if not block["id"] or not block["name"]:
+                raise self._wrong("a tool call without an id or a name")
             if block["id"] in self._tool_ids:
                 raise self._wrong("two tool calls with one id")
             self._tool_ids.add(block["id"])

@@ -86,7 +86,7 @@ class _Message:
     def _block(self, block: Any) -> Any:
         block = self._part(block)
         kind = block.get("type") if isinstance(block, dict) else None
-        if kind == "tool_use" and block.get("name") in self._names:
+        if kind == "tool_use" and isinstance(block.get("name"), str) and block["name"] in self._names:
             return {**block, "name": self._names[block["name"]]}
         return self._result(block) if kind == "tool_result" else block
 
@@ -126,7 +126,7 @@ class _Message:
     def _with_placeholder(self, message: JSON, blocks: list[Any]) -> list[Any]:
         """A thinking block in front, where the upstream demands one and the history has none (R61)."""
         text = self._profile.reasoning_placeholder
-        kinds = {block.get("type") for block in blocks if isinstance(block, dict)}
+        kinds = [block.get("type") for block in blocks if isinstance(block, dict)]
         if text is None or message.get("role") != "assistant" or "thinking" in kinds or "tool_use" not in kinds:
             return blocks
         self._changes.add("added", self._path, "the upstream demands reasoning on every turn with tool calls")

@@ -57,7 +57,7 @@ def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Cha
     if choice.get("disable_parallel_tool_use") and not profile.parallel_tool_calls:
         choice = {name: value for name, value in choice.items() if name != "disable_parallel_tool_use"}
         changes.add("dropped", "tool_choice.disable_parallel_tool_use", "the upstream has no such switch")
-    if choice.get("name") in names:
+    if isinstance(choice.get("name"), str) and choice["name"] in names:
         choice = {**choice, "name": names[choice["name"]]}
     if is_forced({"tool_choice": choice}):
         forced = _forced(choice, tools if isinstance(tools, list) else [], profile, wire, changes)
@@ -92,7 +92,7 @@ def _fitted(tool: Any, dropped: set[str], profile: Profile, names: dict[str, str
         # Only the redundant word goes: any other type is what the tool is.
         if name in dropped and (name != "type" or value == "custom"):
             changes.add("dropped", f"tools[].{name}", "the upstream refuses it")
-        elif name == "name" and value in names:
+        elif name == "name" and isinstance(value, str) and value in names:
             kept[name] = names[value]
             changes.add("renamed", f"tools.{value}", "the upstream keeps that name for itself")
         elif name == "input_schema" and isinstance(value, dict):

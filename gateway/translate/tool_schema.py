@@ -135,6 +135,7 @@ class _Fitter:
         notes: Notes = []
         if "object_root" in self._wanted:
             schema = one_object(schema, notes)
+            schema = schema if schema.get("type") == "object" else {**schema, "type": "object"}
         if "typed_enums" in self._wanted:
             schema = _without_keywords(schema, ("enum", "const"), notes)
         if "single_types" in self._wanted and isinstance(schema.get("type"), list) and "object" in schema["type"]:

@@ -94,7 +94,9 @@ _MODERATION = re.compile(
     re.IGNORECASE,
 )
 
-_BAD_KEY = re.compile(r"API_KEY_INVALID|api key (?:is )?(?:not valid|invalid)|(?:invalid|incorrect) api key", re.IGNORECASE)
+_BAD_KEY = re.compile(
+    r"API_KEY_INVALID|api key (?:is )?(?:not valid|invalid)|(?:invalid|incorrect) api key", re.IGNORECASE
+)
 _NO_IMAGES = re.compile(
     r"image(?: input|s)?(?:_url)? (?:is|are) not supported|(?:does not|doesn't) support (?:image|vision)", re.IGNORECASE
 )

@@ -40,7 +40,7 @@ def upstream(upstream_thread: UpstreamThread, gateway: GatewayProcess) -> Iterat
     upstream.reset()
     start = len(gateway.log_file.read_bytes())
     yield upstream
-    assert upstream.violations == []
+    assert upstream.violations == [], "\n".join(upstream.violations)
     assert [(seen.scenario, seen.step) for seen in upstream.seen if seen.kind == "unknown"] == []
     assert server_faults(gateway.log(start)) == []
 

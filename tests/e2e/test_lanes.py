@@ -23,8 +23,8 @@ from tests.e2e.processes import GatewayProcess, UpstreamThread, lane_model, serv
 from tests.e2e.test_sessions import POEM, check_answer, check_usage, turns
 from tests.fakes import scripted_requests
 from tests.fakes.openai_upstream import ScriptedUpstream, Seen
-from tests.fakes.script import Call, Reply, Text, Think, call, say
-from tests.fakes.scripted_lanes import LANES, Lane, Trouble
+from tests.fakes.script import Call, Reply, Text, Think, Trouble, say
+from tests.fakes.scripted_lanes import LANES, Lane
 
 SWITCH = Path(__file__).with_name("switch_route.py")
 LONG = "A long answer that tells of many things. " * 8
@@ -33,10 +33,11 @@ MARKS = ("cache_control", "prompt_cache_breakpoint")
 
 @pytest.fixture(params=["new"])
 def newest(request: pytest.FixtureRequest, claude_of: Callable[[str], ClaudeCode]) -> ClaudeCode:
-    return claude_of(request.param)
+    # A client that tries for minutes would hide for minutes what is wrong.
+    return replace(claude_of(request.param), extra={"CLAUDE_CODE_MAX_RETRIES": "2"})
 
 
-@pytest.fixture(params=LANES.values(), ids=LANES)
+@pytest.fixture(params=LANES.values(), ids=list(LANES))
 def lane(request: pytest.FixtureRequest) -> Lane:
     found: Lane = request.param
     return found
@@ -57,11 +58,17 @@ def without_marks(value: Any) -> Any:
     return value
 
 
-def check_prefix(seen: list[Seen]) -> None:
-    """Each request begins with what the one before it said, so that the lane's cache holds."""
+def check_cache(lane: Lane, seen: list[Seen]) -> None:
+    """Each request begins with what the one before it said, so that the lane's cache holds, and is routed alike."""
     for before, after in pairwise(seen):
         assert history(after)[: len(history(before))] == history(before)
         assert after.body["tools"][: len(before.body["tools"])] == before.body["tools"]
+    for name in lane.routed_by:
+        (value,) = {json.dumps(item.body[name]) for item in seen}
+        assert len(value) > 10
+    for item in seen:
+        marked = [name for name in MARKS if f'"{name}"' in json.dumps(item.body)]
+        assert marked == ([lane.cache_mark] if lane.cache_mark else [])
 
 
 def reasoning_in(seen: Seen) -> list[Any]:
@@ -72,8 +79,11 @@ def reasoning_in(seen: Seen) -> list[Any]:
 def test_tools_reasoning_and_images(
     newest: ClaudeCode, upstream: ScriptedUpstream, lane: Lane, picture: bytes
 ) -> None:
-    """Write, then Bash, then three calls at once, then text; a thought before each."""
-    thoughts = ["First I look — 🎉.\n\nThen I write.  ", 'Now \\ it is "done".', "Three at once.", "That was all."]
+    """Write, then Bash, three calls at once, a tool found by search, then text; a thought before each."""
+    thoughts = [
+        "First I look — 🎉.\n\nThen I write.  ", 'Now \\ it is "done".', "Three at once.", "I look for a tool.",
+        "I search.", "That was all.",
+    ]  # fmt: skip
     newest.environment()
     path, dot = newest.work / "out.txt", newest.work / "dot.png"
     dot.write_bytes(picture)
@@ -87,24 +97,30 @@ def test_tools_reasoning_and_images(
         Reply((Think(thoughts[0]), Text("I will write."), Call("Write", {"file_path": str(path), "content": POEM}))),
         Reply((Think(thoughts[1]), Call("Bash", {"command": f"cat '{path}'", "description": "Show the file"}))),
         Reply((Think(thoughts[2]), *three), interleaved=True),
-        Reply((Think(thoughts[3]), Text("All is done — 終わり."))),
+        Reply((Think(thoughts[3]), Call("ToolSearch", {"query": "select:WebSearch", "max_results": 5}))),
+        Reply((Think(thoughts[4]), Call("WebSearch", {"query": "aiohttp streaming"}))),
+        Reply((Think(thoughts[5]), Text("All is done — 終わり."))),
     ]
     session = newest.run("work [[s:work]]", model=lane_model(lane.name))
     check_answer(session, "All is done — 終わり.")
     assert session.texts() == ["I will write.", "All is done — 終わり."]
     assert path.read_bytes() == POEM.encode()
     assert other.read_bytes() == b"0\n" * 40 + POEM.encode()
-    assert len(session.tool_results()) == 5
+    assert len(session.tool_results()) == 7
     assert [block["thinking"] for block in session.blocks("assistant", "thinking")] == thoughts
 
     seen = turns(upstream, "work")
-    assert [(item.lane, item.step) for item in seen] == [(lane.name, step) for step in range(4)]
+    assert [(item.lane, item.step) for item in seen] == [(lane.name, step) for step in range(6)]
+    (search,) = [item for item in upstream.seen if item.kind == "search"]
+    assert search.lane == lane.name
+    assert not {"tools", "tool_choice"} & search.body.keys()
+    assert "from memory: aiohttp streams" in json.dumps(seen[5].body)
     check_usage(session, seen)
-    check_prefix(seen)
-    for shown, reasoning in zip(thoughts[:3], reasoning_in(seen[3]), strict=True):
+    check_cache(lane, seen)
+    for shown, reasoning in zip(thoughts[:5], reasoning_in(seen[5]), strict=True):
         assert json.dumps(shown)[1:-1] in json.dumps(reasoning)
-    assert list(scripted_requests.images(seen[3].body)) == [b64encode(picture).decode()] * lane.images
-    told = json.dumps(seen[3].body, ensure_ascii=False)
+    assert list(scripted_requests.images(seen[5].body)) == [b64encode(picture).decode()] * lane.images
+    told = json.dumps(seen[5].body, ensure_ascii=False)
     assert ("takes no images" in told) is not lane.images
     assert "x-anthropic-billing-header" not in told
 
@@ -115,19 +131,20 @@ def test_a_broken_answer_and_a_full_context(newest: ClaudeCode, upstream: Script
     write = Call("Write", {"file_path": str(path), "content": POEM})
     broken = Reply((Text(LONG), write), ending="eof", breaks_after=40)
     upstream.scenarios["trouble"] = [
-        (broken, Reply((Think("I write once."), write))),
-        (Trouble("busy"), Reply((Think("I look."), Call("Bash", {"command": "true", "description": "Nothing"})))),
+        (Trouble("busy"), broken, Reply((Think("I write once."), write))),
+        Reply((Think("I look."), Call("Bash", {"command": "true", "description": "Nothing"}))),
         (Trouble("overflow"), say("It fits now.")),
     ]
     session = newest.run("go on [[s:trouble]]", model=lane_model(lane.name))
     check_answer(session, "It fits now.")
-    assert path.read_bytes() == POEM.encode()
-    assert len(session.tool_results()) == 2
     busy, full = lane.busy[0], lane.overflow[0]
     assert [(seen.kind, seen.status) for seen in upstream.seen] == [
-        ("scenario", 200), ("scenario", 200), ("scenario", busy), ("scenario", 200), ("scenario", full),
-        ("compact", 200), ("scenario", 200),
+        ("scenario", busy), ("scenario", 200), ("scenario", 200), ("scenario", 200), ("scenario", full),
+        # The client sums up all but the start of the turn, so the model looks again.
+        ("compact", 200), ("scenario", 200), ("scenario", 200),
     ]  # fmt: skip
+    assert path.read_bytes() == POEM.encode()
+    assert [block["name"] for block in session.blocks("assistant", "tool_use")] == ["Write", "Bash", "Bash"]
     assert {seen.lane for seen in upstream.seen} == {lane.name}
     assert "all were done" in json.dumps(upstream.seen[-1].body)
 

@@ -111,6 +111,7 @@ class ScriptedUpstream:
         if isinstance(attempt, Refuse):
             seen.status = attempt.status
             return web.json_response({"error": dict(attempt.error)}, status=attempt.status, headers=attempt.headers)
+        assert isinstance(attempt, Reply), "only lanes have words of their own"
         return await self._answer(request, len(raw), seen, attempt)
 
     def _check_replay(self, messages: list[dict[str, Any]]) -> None:

@@ -82,7 +82,14 @@ class Refuse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Attempt = Reply | Refuse
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A refusal in the words of the lane that is asked (scripted_lanes.py)."""
+
+    kind: Literal["overflow", "quota", "busy"]
+
+
+Attempt = Reply | Refuse | Trouble
 Step = Attempt | tuple[Attempt, ...]
 Scenario = Sequence[Step]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -62,8 +62,9 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _sse(events: Iterable[JSON], *, named: bool = False) -> list[bytes]:
-    return [f"event: {event['type']}\n".encode() * named + f"data: {dump(event)}\n\n".encode() for event in events]
+def _sse(events: Sequence[JSON], *, named: bool = False) -> list[bytes]:
+    heads = (f"event: {event['type']}\n" if named else "" for event in events)
+    return [f"{head}data: {dump(event)}\n\n".encode() for head, event in zip(heads, events, strict=True)]
 
 
 # -- chat completions ----------------------------------------------------------------------------------------

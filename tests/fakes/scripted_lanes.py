@@ -20,18 +20,11 @@ from aiohttp import web
 
 from tests.fakes import ollama_server, scripted_requests
 from tests.fakes.openai_upstream import ScriptedUpstream, Seen, Usage
-from tests.fakes.script import Attempt, Refuse, Reply, Think
+from tests.fakes.script import Reply, Think, Trouble
 from tests.fakes.scripted_answers import Answer, dump, streamed
 from tests.fakes.upstream_rules import Upstream, breaches, upstreams
 
 JSON = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A refusal in the lane's own words: ``overflow``, ``quota`` or ``busy``."""
-
-    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +49,10 @@ class Lane:
     """Takes images."""
     caches: bool
     """Tells of cached tokens."""
+    routed_by: tuple[str, ...]
+    """Fields that are the same in all requests of a session."""
+    cache_mark: str | None
+    """How a request marks what is worth keeping."""
     overflow: tuple[int, Any]
     quota: tuple[int, Any]
     busy: tuple[int, Any]
@@ -72,7 +69,8 @@ class Lane:
 
     def refusal(self, trouble: Trouble) -> tuple[int, Any]:
         """(status, body)."""
-        return {"overflow": self.overflow, "quota": self.quota, "busy": self.busy}[trouble.kind]
+        found: tuple[int, Any] = getattr(self, trouble.kind)
+        return found
 
 
 def _error(message: str, kind: str, code: str | None = None, param: str | None = None) -> JSON:
@@ -104,6 +102,7 @@ LANES: Mapping[str, Lane] = {
         Lane(
             name="openai", provider="openai", api="openai-responses", model="gpt-5.6", base="/v1", path="/responses",
             dialect="responses", key_header="authorization", ids="call_{hash}", images=True, caches=True,
+            routed_by=("prompt_cache_key", "safety_identifier"), cache_mark="prompt_cache_breakpoint",
             overflow=(400, _error(
                 "Your input exceeds the context window of this model. Please adjust your input and try again.",
                 "invalid_request_error", "context_length_exceeded", "input",
@@ -117,6 +116,7 @@ LANES: Mapping[str, Lane] = {
         Lane(
             name="local", provider="ollama", api="ollama", model="qwen3:8b", base="", path="/api/chat",
             dialect="ollama", key_header=None, ids="call_{nine}", images=True, caches=False,
+            routed_by=(), cache_mark=None,
             overflow=(400, {"error": json.dumps(_RUNNER_FULL)}),
             quota=(402, {"error": "you have reached your weekly usage limit, upgrade for higher limits"}),
             busy=(503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
@@ -124,17 +124,17 @@ LANES: Mapping[str, Lane] = {
         Lane(
             name="skin", provider="deepseek", api="anthropic", model="deepseek-v4-pro", base="/anthropic",
             path="/v1/messages", dialect="skin", key_header="x-api-key", ids="call_0{index}_{hash}", images=False,
-            caches=True, **_DEEPSEEK,
+            caches=True, routed_by=("metadata",), cache_mark=None, **_DEEPSEEK,
         ),
         Lane(
             name="deepseek", provider="deepseek", api="openai-chat", model="deepseek-v4-pro", base="/v1",
             path="/chat/completions", dialect="deepseek-chat", key_header="authorization", ids="call_0{index}_{hash}",
-            images=False, caches=True, **_DEEPSEEK,
+            images=False, caches=True, routed_by=("user_id",), cache_mark=None, **_DEEPSEEK,
         ),
         Lane(
             name="mistral", provider="mistral", api="openai-chat", model="mistral-medium-latest", base="/v1",
             path="/chat/completions", dialect="mistral-chat", key_header="authorization", ids="{nine}", images=True,
-            caches=True,
+            caches=True, routed_by=(), cache_mark=None,
             overflow=(400, {
                 "object": "error", "type": "invalid_request_error", "param": None, "code": "3051",
                 "message": "Prompt contains 300012 tokens and 0 draft tokens, too large for model with 262144 maximum "
@@ -184,6 +184,10 @@ class LaneUpstream(ScriptedUpstream):
         app.router.add_get("/local/api/version", self._version)
         return app
 
+    def tell(self, lane: str, text: str) -> None:
+        """From now on nobody but ``lane`` may hear ``text``."""
+        self._told.append(Told(lane, dump(text)[1:-1]))
+
     # -- Ollama's other addresses ------------------------------------------------------------------------
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -216,6 +220,7 @@ class LaneUpstream(ScriptedUpstream):
         if isinstance(attempt, Trouble):
             seen.status, refusal = lane.refusal(attempt)
             return web.json_response(refusal, status=seen.status)
+        assert isinstance(attempt, Reply), "a lane refuses in its own words: Trouble"
         return await self._play(lane, request, len(raw), seen, attempt)
 
     def _wrong(self, lane: Lane, raw: bytes, headers: Mapping[str, str]) -> list[str]:
@@ -256,9 +261,8 @@ class LaneUpstream(ScriptedUpstream):
     # -- answers -----------------------------------------------------------------------------------------
 
     async def _play(
-        self, lane: Lane, request: web.Request, size: int, seen: Seen, reply: Attempt
+        self, lane: Lane, request: web.Request, size: int, seen: Seen, reply: Reply
     ) -> web.StreamResponse:
-        assert not isinstance(reply, Refuse), "a lane refuses in its own words: Trouble"
         serial = f"{next(self._ids):012d}"
         answer = _answer(lane, size, seen, reply, serial)
         sent = streamed(lane.dialect, answer)
@@ -280,8 +284,8 @@ class LaneUpstream(ScriptedUpstream):
 
     def _remember(self, lane: Lane, answer: Answer, back: Any) -> None:
         self._backs.update({(lane.name, identity): back for identity in answer.ids if back is not None})
-        thoughts = [dump(part.text)[1:-1] for part in answer.reply.parts if isinstance(part, Think)]
-        self._told += [Told(lane.name, text) for text in (*thoughts, answer.secret)]
+        for text in (*(part.text for part in answer.reply.parts if isinstance(part, Think)), answer.secret):
+            self.tell(lane.name, text)
 
 
 def _answer(lane: Lane, size: int, seen: Seen, reply: Reply, serial: str) -> Answer:

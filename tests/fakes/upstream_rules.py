@@ -21,6 +21,7 @@ from tests.fakes import strict_chat, strict_responses
 from tests.fakes.upstream_answers import Dialect
 from tests.fakes.upstream_messages import message_breaches, ollama_breaches
 from tests.fakes.upstream_schemas import schema_breaches
+from tests.recordings import load_yaml, presets
 
 JSON = dict[str, Any]
 TABLE = Path(__file__).parents[1] / "cases" / "upstream_rules.yaml"
@@ -45,17 +46,15 @@ class Upstream:
 
 @cache
 def table() -> JSON:
-    import yaml
-
-    loaded: JSON = yaml.load(TABLE.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loaded: JSON = load_yaml(TABLE)
     return loaded
 
 
 @cache
 def upstreams() -> tuple[Upstream, ...]:
-    """Every model of every row."""
+    """Every model of every row; a profile that has no row is held to the rules of its API alone."""
     found = []
-    for row in table()["upstreams"]:
+    for row in (*table()["upstreams"], *unlisted()):
         assert row["source"], row
         for model, own in row["models"].items():
             rules: JSON = {}
@@ -64,6 +63,15 @@ def upstreams() -> tuple[Upstream, ...]:
             dialect = Dialect(**rules.get("answers", {}))
             found.append(Upstream(row["provider"], row["api"], str(model), rules, dialect))
     return tuple(found)
+
+
+def unlisted() -> Iterator[JSON]:
+    """Rows for the profiles, and the APIs of profiles, that the table does not name."""
+    listed = {(row["provider"], row["api"]) for row in table()["upstreams"]}
+    for name, section in presets().items():
+        for api in sorted({section["api"], *(section.get("apis") or {})} - {"echo"}):
+            if (name, api) not in listed:
+                yield {"provider": name, "api": api, "source": "its API", "models": {"some-model": None}}
 
 
 def laid_over(rules: JSON, layer: JSON) -> JSON:
@@ -169,6 +177,12 @@ def _shown(value: Any) -> str:
     return "absent" if value is ABSENT else json.dumps(value)[:100]
 
 
+@cache
+def _of_schema(schema: str, rules: str) -> tuple[str, ...]:
+    """The same few schemas go up hundreds of times."""
+    return tuple(schema_breaches(json.loads(schema), json.loads(rules)))
+
+
 def _tools(rules: Mapping[str, Any], body: JSON) -> Iterator[str]:
     tools = body.get("tools")
     if tools is None:
@@ -193,7 +207,8 @@ def _tools(rules: Mapping[str, Any], body: JSON) -> Iterator[str]:
         if not re.fullmatch(rules["tool_name"], name) or name in rules.get("tool_names_refused", ()):
             yield f"tools.{name}: a name that is refused"
         schema = flat.get("parameters", flat.get("input_schema"))
-        yield from (f"tools.{name}: {text}" for text in schema_breaches(schema, rules.get("schema", {})))
+        told = _of_schema(json.dumps(schema), json.dumps(rules.get("schema", {})))
+        yield from (f"tools.{name}: {text}" for text in told)
     if len(set(names)) != len(names):
         yield "two tools of one name"
     kind = choice_kind(body.get("tool_choice", "auto"))

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-ANSWER = "🙂🇫🇷 Grüße, 世界! 1 2 3 4 5"
+ANSWER = "🙂🇫🇷 Grüße, 世界! 1"
 SLOTS = 2
 TEMPLATE = Path(__file__).with_name("tools.jinja")
 

@@ -67,7 +67,7 @@ def test_responses_never_ends_incomplete(llama: LlamaServer) -> None:
 
 
 def test_half_a_call_is_completed(llama: LlamaServer) -> None:
-    asked = {**RESPONSES, "tools": [function(COUNT)], "tool_choice": "required", "max_output_tokens": 60}
+    asked = {**RESPONSES, "tools": [function(COUNT)], "tool_choice": "required", "max_output_tokens": 40}
     *_, done, last = llama.events(RESPONSES_PATH, asked)
     assert (done["type"], done["item"]["status"]) == ("response.output_item.done", "completed")
     assert last["response"]["status"] == "completed"

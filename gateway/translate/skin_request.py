@@ -96,6 +96,9 @@ class _Message:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "image" and not self._profile.images:
             return self._placeholder("An image", "images")
+        if kind == "tool_reference" and not self._profile.keep_betas:
+            self._changes.add("replaced", self._path, "a tool_reference is told as text")
+            return {"type": "text", "text": f"Tool {block.get('tool_name')} is now available."}
         if kind == "document" and self._profile.pdf == "placeholder":
             return self._document(block)
         return block

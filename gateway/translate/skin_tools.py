@@ -34,6 +34,8 @@ def fit_tools(wire: JSON, profile: Profile, names: dict[str, str], changes: Chan
     tools = wire.get("tools")
     if not isinstance(tools, list) or profile.first_party:
         return
+    if not profile.keep_betas and not profile.server_tools:
+        tools = [tool for tool in tools if not _runs_at_anthropic(tool, changes)]
     if not tools:
         del wire["tools"]
         return
@@ -60,6 +62,10 @@ def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Cha
     if isinstance(choice.get("name"), str) and choice["name"] in names:
         choice = {**choice, "name": names[choice["name"]]}
     if is_forced({"tool_choice": choice}):
+        if not _is_offered(choice, tools if isinstance(tools, list) else []):
+            del wire["tool_choice"]
+            changes.add("dropped", "tool_choice", "none of the tools it can mean is offered")
+            return
         forced = _forced(choice, tools if isinstance(tools, list) else [], profile, wire, changes)
         if forced is None:
             del wire["tool_choice"]
@@ -68,6 +74,19 @@ def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Cha
         choice = forced
     if choice is not wire["tool_choice"]:
         wire["tool_choice"] = choice
+
+
+def _runs_at_anthropic(tool: Any, changes: Changes) -> bool:
+    kind = tool.get("type", "custom") if isinstance(tool, dict) else "custom"
+    if kind in ("custom", "function") or "input_schema" in tool:
+        return False
+    changes.add("dropped", f"tools.{tool.get('name', kind)}", f"{kind} runs on Anthropic's servers only")
+    return True
+
+
+def _is_offered(choice: JSON, tools: list[Any]) -> bool:
+    names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
+    return bool(names) if choice["type"] == "any" else choice.get("name") in names
 
 
 def _forced(choice: JSON, tools: list[Any], profile: Profile, wire: JSON, changes: Changes) -> JSON | None:

@@ -79,9 +79,15 @@ class LlamaServer:
         _, body = self.post("/tokenize", {"content": text})
         return len(json.loads(body)["tokens"])
 
-    def busy(self) -> int:
-        """How many slots work."""
-        return sum(slot["is_processing"] for slot in self.get("/slots"))
+    def busy(self) -> list[int]:
+        """The slots that work."""
+        return [slot["id"] for slot in self.get("/slots") if slot["is_processing"]]
+
+    def was_stopped(self, number: int) -> bool:
+        """The last answer of this slot was to go on."""
+        slot = next(slot for slot in self.get("/slots") if slot["id"] == number)
+        going_on: bool = slot["next_token"][0]["has_next_token"]
+        return going_on
 
     @property
     def context(self) -> int:

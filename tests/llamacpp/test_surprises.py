@@ -101,6 +101,17 @@ def test_a_document_vanishes(llama: LlamaServer) -> None:
     assert counts[0] == counts[1]
 
 
+def test_a_format_is_ignored(llama: LlamaServer) -> None:
+    wanted = {"type": "json_schema", "name": "x", "schema": {"enum": ["x"]}}
+    response = answered(llama, RESPONSES_PATH, {**RESPONSES, "text": {"format": wanted}})
+    assert response["output"][0]["content"][0]["text"] == ANSWER
+    message = answered(llama, "/v1/messages", {**MESSAGES, "output_config": {"format": wanted}})
+    assert message["content"][0]["text"] == ANSWER
+    chat = {"response_format": {"type": "json_schema", "json_schema": wanted}}
+    completion = answered(llama, "/v1/chat/completions", {**MESSAGES, "max_tokens": 20, **chat})
+    assert completion["choices"][0]["message"]["content"] == '"x"', "there it holds"
+
+
 def test_a_prefill_is_repeated_in_a_message_only(llama: LlamaServer) -> None:
     asked = {**MESSAGES, "messages": [*PROMPT, {"role": "assistant", "content": "Well,"}]}
     assert answered(llama, "/v1/messages", asked)["content"][0]["text"] == f"Well,{ANSWER}"

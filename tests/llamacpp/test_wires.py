@@ -269,22 +269,25 @@ def test_picture_that_the_model_cannot_see(client: Anthropic, wire: str) -> None
 async def test_the_slot_is_free_when_the_reader_of_a_stream_leaves(
     sdk: AsyncAnthropic, llama: LlamaServer, wire: str
 ) -> None:
-    await until(lambda: llama.busy() == 0)
+    await until(lambda: not llama.busy())
     async with sdk.messages.stream(**forced(wire, COUNT, max_tokens=3000)) as stream:
         async for event in stream:
             if event.type == "input_json":
                 break
-        assert llama.busy() == 1
-    await until(lambda: llama.busy() == 0)
+        (slot,) = llama.busy()
+    await until(lambda: not llama.busy())
+    assert llama.was_stopped(slot)
 
 
 async def test_the_slot_is_free_when_one_who_waits_for_a_message_leaves(
     sdk: AsyncAnthropic, llama: LlamaServer, wire: str
 ) -> None:
-    await until(lambda: llama.busy() == 0)
+    await until(lambda: not llama.busy())
     task = asyncio.create_task(sdk.messages.create(**forced(wire, COUNT, max_tokens=3000)))
-    await until(lambda: llama.busy() == 1)
+    await until(lambda: bool(llama.busy()))
+    (slot,) = llama.busy()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: llama.busy() == 0)
+    await until(lambda: not llama.busy())
+    assert llama.was_stopped(slot)

@@ -172,7 +172,7 @@ class Profile:
     drop_tool_fields: tuple[str, ...] = ()
     """``anthropic`` wire: fields of a tool never to send; ``type`` means ``type: custom``."""
     server_tools: bool = False
-    """``anthropic`` wire: runs Anthropic's server tools (web search) itself; looked at where ``keep_betas`` is false."""
+    """``anthropic`` wire: runs Anthropic's server tools (web search) itself; read where ``keep_betas`` is false."""
     schema_rewrites: tuple[str, ...] = ()
     """How tool schemas are fitted to the upstream, in order (the names stand in translate/tool_schema.py)."""
     schema_dropped: tuple[str, ...] = ()

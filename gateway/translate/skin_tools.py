@@ -106,22 +106,25 @@ def _forced(choice: JSON, tools: list[Any], profile: Profile, wire: JSON, change
 def _fitted(tool: Any, dropped: set[str], profile: Profile, names: dict[str, str], changes: Changes) -> Any:
     if not isinstance(tool, dict):
         return tool
+    schema = tool.get("input_schema")
+    fitted = _fitted_schema(schema, profile) if isinstance(schema, dict) else schema
+    renamed = isinstance(tool.get("name"), str) and tool["name"] in names
+    if fitted is schema and not renamed and dropped.isdisjoint(tool):
+        return tool
     kept: JSON = {}
     for name, value in tool.items():
         # Only the redundant word goes: any other type is what the tool is.
         if name in dropped and (name != "type" or value == "custom"):
             changes.add("dropped", f"tools[].{name}", "the upstream refuses it")
-        elif name == "name" and isinstance(value, str) and value in names:
+        elif name == "name" and renamed:
             kept[name] = names[value]
             changes.add("renamed", f"tools.{value}", "the upstream keeps that name for itself")
-        elif name == "input_schema" and isinstance(value, dict):
-            kept[name] = _fitted_schema(value, profile)
-            if kept[name] is not value:
-                changes.add("replaced", f"tools.{tool.get('name')}.input_schema", "fitted to what the upstream takes")
+        elif name == "input_schema" and fitted is not schema:
+            kept[name] = fitted
+            changes.add("replaced", f"tools.{tool.get('name')}.input_schema", "fitted to what the upstream takes")
         else:
             kept[name] = value
-    same = len(kept) == len(tool) and all(kept[name] is tool[name] for name in kept)
-    return tool if same else kept
+    return tool if len(kept) == len(tool) and fitted is schema and not renamed else kept
 
 
 def _fitted_schema(schema: JSON, profile: Profile) -> JSON:

@@ -45,7 +45,7 @@ def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes:
     messages = _without_foreign_thinking(body["messages"], profile, changes)
     wire["messages"] = fit_messages(messages, profile, target, names, changes)
     fit_system(wire, profile)
-    fit_tools(wire, profile, names, changes)
+    fit_tools(wire, body["messages"], profile, names, changes)
     max_tokens = capped_max_tokens(body, profile, changes)
     if max_tokens is not None:
         wire["max_tokens"] = max_tokens

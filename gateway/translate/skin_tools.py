@@ -29,8 +29,11 @@ def upstream_names(body: JSON, profile: Profile) -> dict[str, str]:
     }
 
 
-def fit_tools(wire: JSON, profile: Profile, names: dict[str, str], changes: Changes) -> None:
-    """Tools without the fields and the keywords that the upstream refuses. Raises InvalidRequest for too many."""
+def fit_tools(wire: JSON, history: list[Any], profile: Profile, names: dict[str, str], changes: Changes) -> None:
+    """Tools without the fields and the keywords that the upstream refuses. Raises InvalidRequest for too many.
+
+    ``history``: the client's messages, which tell when a deferred tool was loaded.
+    """
     tools = wire.get("tools")
     if not isinstance(tools, list) or profile.first_party:
         return
@@ -39,6 +42,8 @@ def fit_tools(wire: JSON, profile: Profile, names: dict[str, str], changes: Chan
     if not tools:
         del wire["tools"]
         return
+    if "defer_loading" in profile.drop_tool_fields:
+        tools = _deferred_last(tools, history)
     dropped = {*profile.drop_tool_fields, *(("cache_control",) if profile.cache == "none" else ())}
     wire["tools"] = [_fitted(tool, dropped, profile, names, changes) for tool in tools]
     if profile.max_tools is not None and len(tools) > profile.max_tools:
@@ -74,6 +79,24 @@ def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Cha
         choice = forced
     if choice is not wire["tool_choice"]:
         wire["tool_choice"] = choice
+
+
+def _deferred_last(tools: list[Any], history: list[Any]) -> list[Any]:
+    """Loaded tools behind all others, in the order of their references: the prefix before them stays cached."""
+    deferred = [tool for tool in tools if isinstance(tool, dict) and tool.get("defer_loading")]
+    if not deferred:
+        return tools
+    found: list[str] = []
+    for message in history:
+        content = message.get("content") if isinstance(message, dict) else None
+        for block in content if isinstance(content, list) else ():
+            inner = block.get("content") if isinstance(block, dict) else None
+            for item in (block, *(inner if isinstance(inner, list) else ())):
+                if isinstance(item, dict) and item.get("type") == "tool_reference":
+                    found.append(str(item.get("tool_name")))
+    places = {name: place for place, name in reversed(list(enumerate(found)))}
+    deferred.sort(key=lambda tool: places.get(str(tool.get("name")), len(found)))
+    return [*(tool for tool in tools if tool not in deferred), *deferred]
 
 
 def _runs_at_anthropic(tool: Any, changes: Changes) -> bool:

@@ -62,7 +62,10 @@ def check_cache(lane: Lane, seen: list[Seen]) -> None:
     """Each request begins with what the one before it said, so that the lane's cache holds, and is routed alike."""
     for before, after in pairwise(seen):
         assert history(after)[: len(history(before))] == history(before)
-        assert after.body["tools"][: len(before.body["tools"])] == before.body["tools"]
+        tools = after.body["tools"]
+        if lane.api == "anthropic":  # a tool that is found by search stands where the client put it
+            tools = [tool for tool in tools if tool in before.body["tools"]]
+        assert tools[: len(before.body["tools"])] == before.body["tools"]
     for name in lane.routed_by:
         (value,) = {json.dumps(item.body[name]) for item in seen}
         assert len(value) > 10
@@ -113,7 +116,9 @@ def test_tools_reasoning_and_images(
     assert [(item.lane, item.step) for item in seen] == [(lane.name, step) for step in range(6)]
     (search,) = [item for item in upstream.seen if item.kind == "search"]
     assert search.lane == lane.name
-    assert not {"tools", "tool_choice"} & search.body.keys()
+    offered = [tool["name"] for tool in search.body.get("tools", ())]
+    assert offered == ["web_search"] * lane.searches
+    assert ("tool_choice" in search.body) is lane.searches
     assert "from memory: aiohttp streams" in json.dumps(seen[5].body)
     check_usage(session, seen)
     check_cache(lane, seen)

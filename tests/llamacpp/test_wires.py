@@ -186,9 +186,10 @@ def check_calls(calls: list[tuple[str, Any]], names: set[str]) -> None:
     ("choice", "names"),
     [
         ({"type": "any", "disable_parallel_tool_use": True}, {"get_weather", "list_files"}),
+        ({"type": "tool", "name": "get_weather"}, {"get_weather"}),
         ({"type": "tool", "name": "list_files"}, {"list_files"}),
     ],
-    ids=["any", "not the tool that the model would choose"],
+    ids=["any", "one", "and the other, as the model would choose the same twice"],
 )
 def test_forced_tools(client: Anthropic, wire: str, choice: Body, names: set[str]) -> None:
     asked = forced(wire, WEATHER, LIST, choice=choice)

@@ -22,7 +22,7 @@ run: install ## start the gateway; with no key in the environment, in demo mode
 
 install: $(VENV)/.installed ## make .venv with the gateway in it
 
-test: lint types unit ## lint, types and tests; under two minutes
+test: lint types unit ## lint, types and tests; some minutes
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 from gateway.errors import NotFound
 from gateway.profile import Profile
@@ -25,6 +25,8 @@ FAMILIES = ("opus", "sonnet", "haiku", "fable")
 
 MAX_NAME = 200
 """The longest model name, in characters; it also bounds the work of the patterns."""
+MAX_RESOLVED = 1000
+"""Names whose routes are remembered; beyond that all are forgotten at once."""
 
 ASKED_NAME = "*"
 """``Target.model`` of a route that sends each name on as the client asked for it."""
@@ -98,9 +100,26 @@ class RoutingTable:
     """Names with ``*``, ``?`` or ``[``, in the order of the file."""
     direct: Mapping[str, Callable[[str], Target]] = field(default_factory=dict, repr=False)
     """Provider name -> callable(model) -> Target, for ``provider/model``; empty when clients may not spell it."""
+    _first_match: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    """All patterns as one, a group for each: a thousand of them cost one search."""
+    _resolved: dict[str, Route] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What was asked before: a target that is made for its name is made once."""
+
+    def __post_init__(self) -> None:
+        groups = (f"({translate(pattern)})" for pattern, _ in self.patterns)
+        object.__setattr__(self, "_first_match", re.compile("|".join(groups) or r"(?!)"))
 
     def resolve(self, asked: str) -> Route:
         """The route of a model name. Raises NotFound; its message lists the known names."""
+        route = self._resolved.get(asked)
+        if route is None:
+            route = self._resolve(asked)
+            if len(self._resolved) >= MAX_RESOLVED:
+                self._resolved.clear()
+            self._resolved[asked] = route
+        return route
+
+    def _resolve(self, asked: str) -> Route:
         name = asked[: -len(_LONG_CONTEXT_SUFFIX)] if asked.endswith(_LONG_CONTEXT_SUFFIX) else asked
         route = self._find(name) if 0 < len(name) <= MAX_NAME else None
         if route is None:
@@ -118,9 +137,9 @@ class RoutingTable:
         family = family_of(name)
         if family is not None and family in self.routes:
             return self.routes[family]
-        for pattern, route in self.patterns:
-            if fnmatchcase(name, pattern):
-                return route
+        match = self._first_match.match(name)
+        if match is not None and match.lastindex is not None:
+            return self.patterns[match.lastindex - 1][1]
         provider, _, model = name.partition("/")
         if model and provider in self.direct:
             return Route(name, (self.direct[provider](model),))

@@ -120,6 +120,8 @@ HOSTILE_DELTAS = {
     "details, deep": '{"reasoning_details":[{"type":"reasoning.text","text":"x","z":' + DEEP[300] + "}]}",
     "details, half a character": r'{"reasoning_details":[{"type":"reasoning.text","text":"x\ud83d","z":"\ud83d"}]}',
     "details, odd keys": '{"reasoning_details":[{"type":["a"],"text":"x","index":[1]},{"type":{},"text":"y"}]}',
+    "details, a text that was none": calling("{}", '"reasoning_details":[{"type":"reasoning.text","text":5},'
+    '{"type":"reasoning.text","text":"x"},{"type":"reasoning.text","text":"y"}],'),
     "details, odd texts": '{"reasoning_details":[{"type":"reasoning.text","text":5,"summary":"x"},{"text":null}]}',
 }
 HOSTILE_EVENTS = {

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest, UpstreamProtocolError
-from gateway.wire.json_text import dumps, dumps_request, loads_request, loads_upstream, without_nul, without_surrogates
+from gateway.wire.json_text import (
+    dumps,
+    dumps_body,
+    dumps_item,
+    dumps_request,
+    encoded_items,
+    loads_request,
+    loads_upstream,
+    without_nul,
+    without_surrogates,
+)
 
 DEEPER_THAN_ANYBODY = 3000
 
@@ -152,3 +162,37 @@ def test_nul_becomes_a_mark(before: bytes, after: bytes) -> None:
 @given(st.text(st.sampled_from("\\u0ad\x00\"n"), max_size=20))
 def test_nul_and_nothing_else(text: str) -> None:
     assert orjson.loads(without_nul(orjson.dumps(text))) == text.replace("\x00", "\ufffd")
+
+
+TEXTS = st.text(st.sampled_from('\\u0ad\x00"né'), max_size=9)
+VALUES = st.none() | st.integers(0, 9) | TEXTS | st.lists(TEXTS, max_size=3) | st.dictionaries(TEXTS, TEXTS, max_size=2)
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(TEXTS, VALUES, max_size=6), st.sets(st.integers(0, 5)))
+def test_a_body_in_pieces_is_the_same_body(fields: dict[str, Any], places: set[int]) -> None:
+    pieces = {
+        name: encoded_items(map(dumps_item, value)) if isinstance(value, list) and place in places else value
+        for place, (name, value) in enumerate(fields.items())
+    }
+    assert dumps_body(pieces) == without_nul(dumps_request(fields))
+
+
+@pytest.mark.parametrize("levels", range(249, 256))
+def test_a_piece_is_as_deep_as_in_its_body(levels: int) -> None:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+
+    def whole() -> bytes:
+        return dumps_request({"tools": [value]})
+
+    def in_pieces() -> bytes:
+        return dumps_body({"tools": encoded_items([dumps_item(value)])})
+
+    if levels > 252:
+        for write in (whole, in_pieces):
+            with pytest.raises(InvalidRequest, match="deep"):
+                write()
+    else:
+        assert in_pieces() == whole()

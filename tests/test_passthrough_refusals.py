@@ -116,3 +116,16 @@ def test_what_keeps_the_rules_passes() -> None:
     assert [entry["type"] for entry in reading.content] == ["text", "tool_use"]
     assert reading.start is not None
     assert reading.start["model"] == "sonnet"
+
+
+def test_an_event_that_came_in_several_lines_goes_on_in_one() -> None:
+    """A line break inside the JSON would end the line for the client too."""
+    translator = PassthroughTranslator(
+        ErrorContext("lab", "up", "sonnet"), message_id="msg_1", input_tokens=7, first_party=False
+    )
+    events = [START, block(), delta(text="a\nb"), STOP, {"type": "brand_new", "x": [1]}, DELTA, END]
+    out = b""
+    for event in events:
+        lines = orjson.dumps(event, option=orjson.OPT_INDENT_2).splitlines()
+        out += translator.feed(b"".join(b"data: %b\n" % line for line in lines) + b"\n")
+    assert out + translator.close() == translated(events)

@@ -38,6 +38,16 @@ CASES: dict[str, tuple[bytes, Events]] = {
     ),
     "characters of many bytes": ("data: Zoë 🙂日本\n\n".encode(), [(None, "Zoë 🙂日本".encode())]),
     "broken UTF-8 is handed on": (b"data: \xff\xfe\n\n", [(None, b"\xff\xfe")]),
+    "names that change": (
+        b"event: a\ndata: 1\n\nevent: b\ndata: 2\n\ndata: 3\n\nevent: a\ndata: 4\n\nevent:\ndata: 5\n\n",
+        [("a", b"1"), ("b", b"2"), (None, b"3"), ("a", b"4"), ("", b"5")],
+    ),
+    "usual events between others": (
+        b"data: a\n\nid: 1\nevent: x\ndata: b\n\nevent: y\ndata: c\n\n: hi\n\n"
+        b"data: d\ndata: e\n\ndata: f\n\ndata:g\n\n\ndata: h\n\n",
+        [(None, b"a"), ("x", b"b"), ("y", b"c"), (None, b"d\ne"), (None, b"f"), (None, b"g"), (None, b"h")],
+    ),
+    "an event that begins like a usual one": (b"data: a\nevent: x\n\ndata: b\n\n", [("x", b"a"), (None, b"b")]),
     "no empty line at the end": (b"data: a\n\ndata: b\n", [(None, b"a"), (None, b"b")]),
     "no line end at all": (b"data: a", [(None, b"a")]),
     "nothing": (b"", []),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
 from gateway.adapters.headers import error_context, upstream_headers
@@ -15,7 +15,7 @@ from gateway.translate.request_fields import asked_stops
 from gateway.translate.skin_tools import upstream_names
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.upstream_errors import http_error
-from gateway.wire.json_text import dumps_request
+from gateway.wire.request_reader import dumps_with_tools
 
 PATH = "/v1/messages"
 DEFAULT_VERSION = "2023-06-01"
@@ -40,22 +40,35 @@ class AnthropicMessagesAdapter:
                 **upstream_headers(request, target),
                 "accept": "text/event-stream",
             },
-            body=dumps_request(body),
+            body=dumps_with_tools(body),
             changes=changes,
+            translator=_translator(request, target),
         )
 
     def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
-        stops = asked_stops(request.body)
-        names = {upstream: client for client, upstream in upstream_names(request.body, target.profile).items()}
-        return PassthroughTranslator(
-            error_context(request, target, names),
-            message_id=request.message_id,
-            input_tokens=request.input_tokens,
-            first_party=target.profile.first_party,
-            stop_sequences=StopSequences(stops, enforce=len(stops) > target.profile.stop_limit),
-        )
+        return _translator(request, target)()
 
     def translate_error(
         self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
     ) -> GatewayError:
         return http_error(status, headers, body, error_context(request, target))
+
+
+def _translator(request: MessagesRequest, target: Target) -> Callable[[], StreamTranslator]:
+    """Makes what reads the answer; holds nothing of the request but what an answer depends on."""
+    stops = asked_stops(request.body)
+    names = {upstream: client for client, upstream in upstream_names(request.body, target.profile).items()}
+    context = error_context(request, target, names)
+    message_id, input_tokens, first_party = request.message_id, request.input_tokens, target.profile.first_party
+    enforce = len(stops) > target.profile.stop_limit
+
+    def translator() -> StreamTranslator:
+        return PassthroughTranslator(
+            context,
+            message_id=message_id,
+            input_tokens=input_tokens,
+            first_party=first_party,
+            stop_sequences=StopSequences(stops, enforce=enforce),
+        )
+
+    return translator

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,8 @@ class UpstreamRequest:
     changes: Changes
     answer: Iterable[bytes] | None = None
     """An embedded adapter's whole answer, in chunks; nothing is sent then."""
+    translator: Callable[[], StreamTranslator] | None = None
+    """Makes what ``stream_translator`` would make, without looking at the request again; None: ask the adapter."""
 
 
 class StreamTranslator(Protocol):

@@ -6,6 +6,8 @@ credentials, cookies or hop-by-hop headers.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway import __version__
 from gateway.adapters.base import MessagesRequest
 from gateway.routing import Target
@@ -28,9 +30,14 @@ def upstream_headers(request: MessagesRequest, target: Target) -> dict[str, str]
     return headers
 
 
-def error_context(
-    request: MessagesRequest, target: Target, tool_names: dict[str, str] | None = None
-) -> ErrorContext:
+class AsksForModel(Protocol):
+    """A request, or what is kept of one."""
+
+    @property
+    def model(self) -> str: ...
+
+
+def error_context(request: AsksForModel, target: Target, tool_names: dict[str, str] | None = None) -> ErrorContext:
     """Who answered, for error messages."""
     return ErrorContext(
         provider=target.provider.name,

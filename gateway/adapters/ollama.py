@@ -7,11 +7,12 @@ from typing import Any
 
 from gateway.adapters.base import MessagesRequest, StreamTranslator
 from gateway.adapters.headers import error_context
-from gateway.adapters.translated import AnswerParts, TranslatedAdapter
+from gateway.adapters.translated import AnswerParts, Asked, TranslatedAdapter
 from gateway.errors import GatewayError, PromptTooLong
 from gateway.routing import Target
 from gateway.translate.changes import Changes
-from gateway.translate.ollama_request import answer_limit, to_ollama
+from gateway.translate.chat_tools import Form, OfferedTools
+from gateway.translate.ollama_request import answer_limit, ollama_form, to_ollama
 from gateway.translate.ollama_stream import OllamaStreamTranslator, unwrapped
 from gateway.translate.ollama_window import asked_window
 from gateway.translate.token_estimate import measure
@@ -28,12 +29,18 @@ class OllamaAdapter(TranslatedAdapter):
     path = "/api/chat"
     accept = "application/x-ndjson"
 
-    def to_wire(self, request: MessagesRequest, target: Target, changes: Changes) -> dict[str, Any]:
-        wire = to_ollama(request.body, target.profile, target.provider.name, target.model, changes)
+    @property
+    def tool_form(self) -> Form:
+        return ollama_form
+
+    def to_wire(
+        self, request: MessagesRequest, target: Target, offered: OfferedTools, changes: Changes
+    ) -> dict[str, Any]:
+        wire = to_ollama(request.body, target.profile, target.provider.name, target.model, offered, changes)
         _refuse_hopeless(request, target)
         return wire
 
-    def reader(self, parts: AnswerParts, request: MessagesRequest, target: Target) -> StreamTranslator:
+    def reader(self, parts: AnswerParts, asked: Asked, target: Target) -> StreamTranslator:
         return OllamaStreamTranslator(
             parts.writer,
             parts.calls,
@@ -41,9 +48,9 @@ class OllamaAdapter(TranslatedAdapter):
             think_tags=target.profile.think_tags,
             stop_sequences=parts.stop_sequences,
             leaked_calls=parts.leaked_calls,
-            input_tokens=request.input_tokens,
+            input_tokens=asked.input_tokens,
             window=asked_window(target.profile),
-            answer_limit=answer_limit(request.body, target.profile),
+            answer_limit=answer_limit(asked.fields, target.profile),
         )
 
     def translate_error(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.adapters.base import MessagesRequest, StreamTranslator
-from gateway.adapters.translated import AnswerParts, TranslatedAdapter
+from gateway.adapters.translated import AnswerParts, Asked, TranslatedAdapter
 from gateway.routing import Target
 from gateway.translate.changes import Changes
 from gateway.translate.chat_request import to_chat
 from gateway.translate.chat_stream import ChatStreamTranslator
+from gateway.translate.chat_tools import OfferedTools
 
 
 class OpenAIChatAdapter(TranslatedAdapter):
@@ -17,10 +18,12 @@ class OpenAIChatAdapter(TranslatedAdapter):
 
     path = "/chat/completions"
 
-    def to_wire(self, request: MessagesRequest, target: Target, changes: Changes) -> dict[str, Any]:
-        return to_chat(request.body, target.profile, target.provider.name, target.model, changes)
+    def to_wire(
+        self, request: MessagesRequest, target: Target, offered: OfferedTools, changes: Changes
+    ) -> dict[str, Any]:
+        return to_chat(request.body, target.profile, target.provider.name, target.model, offered, changes)
 
-    def reader(self, parts: AnswerParts, request: MessagesRequest, target: Target) -> StreamTranslator:
+    def reader(self, parts: AnswerParts, asked: Asked, target: Target) -> StreamTranslator:
         return ChatStreamTranslator(
             parts.writer,
             parts.calls,

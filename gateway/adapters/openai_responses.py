@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.adapters.base import MessagesRequest, StreamTranslator
-from gateway.adapters.translated import AnswerParts, TranslatedAdapter
+from gateway.adapters.translated import AnswerParts, Asked, TranslatedAdapter
 from gateway.routing import Target
 from gateway.translate.changes import Changes
+from gateway.translate.chat_tools import Form, OfferedTools
 from gateway.translate.request_fields import asked_stops
-from gateway.translate.responses_request import max_output_tokens, to_responses
+from gateway.translate.responses_request import max_output_tokens, responses_form, to_responses
 from gateway.translate.responses_stream import ResponsesStreamTranslator
 from gateway.translate.stop_sequences import StopSequences
 
@@ -19,10 +20,16 @@ class OpenAIResponsesAdapter(TranslatedAdapter):
 
     path = "/responses"
 
-    def to_wire(self, request: MessagesRequest, target: Target, changes: Changes) -> dict[str, Any]:
-        return to_responses(request.body, target.profile, target.provider.name, target.model, changes)
+    @property
+    def tool_form(self) -> Form:
+        return responses_form
 
-    def reader(self, parts: AnswerParts, request: MessagesRequest, target: Target) -> StreamTranslator:
+    def to_wire(
+        self, request: MessagesRequest, target: Target, offered: OfferedTools, changes: Changes
+    ) -> dict[str, Any]:
+        return to_responses(request.body, target.profile, target.provider.name, target.model, offered, changes)
+
+    def reader(self, parts: AnswerParts, asked: Asked, target: Target) -> StreamTranslator:
         return ResponsesStreamTranslator(
             parts.writer,
             parts.calls,
@@ -30,7 +37,7 @@ class OpenAIResponsesAdapter(TranslatedAdapter):
             think_tags=target.profile.think_tags,
             cumulative=target.profile.cumulative_deltas,
             # The API has none, whatever a profile says.
-            stop_sequences=StopSequences(asked_stops(request.body), enforce=True),
+            stop_sequences=StopSequences(asked_stops(asked.fields), enforce=True),
             leaked_calls=parts.leaked_calls,
-            max_output_tokens=max_output_tokens(request.body, target.profile, Changes()),
+            max_output_tokens=max_output_tokens(asked.fields, target.profile, Changes()),
         )

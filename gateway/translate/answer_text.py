@@ -21,6 +21,21 @@ from gateway.translate.writer import MessageStreamWriter
 class AnswerText:
     """One object per stream."""
 
+    __slots__ = (
+        "_calls",
+        "_leaked",
+        "_on_sign",
+        "_on_stop",
+        "_on_thinking",
+        "_plain",
+        "_stops",
+        "_tags",
+        "_waiting",
+        "_writer",
+        "stop_sequence",
+        "unsigned",
+    )
+
     def __init__(
         self,
         writer: MessageStreamWriter,
@@ -37,6 +52,12 @@ class AnswerText:
         ``on_stop`` is called when a stop sequence was met."""
         self.stop_sequence: str | None = None
         """The stop sequence that was met here."""
+        self.unsigned = False
+        """Reasoning was told of (``reasoned``) that waits for a signature; who signs it puts this back."""
+        self._plain = False
+        """Nothing is left to be done about ``content``."""
+        self._waiting = False
+        """Some text may wait for what follows it."""
         self._writer = writer
         self._calls = calls
         self._tags = ThinkTags() if think_tags else None
@@ -57,25 +78,41 @@ class AnswerText:
 
     def content(self, text: str) -> None:
         """Text that may begin with reasoning between tags."""
-        if self._tags is None:
+        if self._plain:
+            self._writer.text(text)
+            return
+        if self._tags is None or self._tags.over:
             self.text(text)
+            self._plain = not (self.unsigned or self._stops.cuts or self._leaked)
         else:
+            self._waiting = True
             self._tagged(self._tags.feed(text))
+
+    def reasoned(self) -> None:
+        """Reasoning came that nobody signed yet."""
+        self.unsigned = True
+        self._plain = False
 
     def text(self, text: str) -> None:
         """Text without such tags."""
-        if self._leaked is None:
-            self._visible(text)
-        else:
+        if self._leaked is not None and not self._leaked.is_plain(text):
+            self._waiting = True
             self._pieces(self._leaked.feed(text))
+        elif self._stops.cuts:
+            self._cut(text)
+        else:
+            self._write(text)
 
     def flush(self) -> None:
         """Something else follows: what waited for a possible tag, call or stop sequence is text after all."""
+        if not self._waiting:
+            return
         if self._tags is not None:
             self._tagged(self._tags.close())
         if self._leaked is not None:
             self._pieces(self._leaked.close())
         self._write(self._stops.close())
+        self._waiting = False
 
     def _tagged(self, pieces: Sequence[tuple[str, str]]) -> None:
         for kind, piece in pieces:
@@ -89,12 +126,13 @@ class AnswerText:
             if self.stop_sequence is not None:
                 return
             if piece[0] == "text":
-                self._visible(piece[1])
+                self._cut(piece[1])
             else:
                 self._on_sign()
                 self._calls.whole(piece[1], piece[2])
 
-    def _visible(self, text: str) -> None:
+    def _cut(self, text: str) -> None:
+        self._waiting = True
         text, stopped = self._stops.feed(text)
         self._write(text)
         if stopped is not None:
@@ -102,6 +140,6 @@ class AnswerText:
             self._on_stop()
 
     def _write(self, text: str) -> None:
-        if text.strip():
+        if self.unsigned and text.strip():
             self._on_sign()
         self._writer.text(text)

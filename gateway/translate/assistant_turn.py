@@ -10,8 +10,7 @@ Rules (R8, R12, R13, R41, R51, R59-R61):
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
@@ -25,8 +24,7 @@ _PLACES = (*FIELDS, DETAILS, TAGS, "content")
 """Where this wire can put past reasoning; a signature's state of another wire names something else."""
 
 
-@dataclass(frozen=True, slots=True)
-class PastCall:
+class PastCall(NamedTuple):
     """One tool call of the history."""
 
     client_id: str
@@ -57,8 +55,8 @@ class AssistantTurn:
         else:
             self._changes.add("dropped", path, "an assistant message holds text only")
 
-    def tool_use(self, block: JSON, name: str, used_ids: set[str], path: str) -> None:
-        """A call; ``name`` is the upstream's, ``used_ids`` are the upstream ids so far."""
+    def tool_use(self, block: JSON, name: str, used_ids: dict[str, int], path: str) -> None:
+        """A call; ``name`` is the upstream's, ``used_ids`` are the upstream ids so far (``_past_call``)."""
         call, extra = self._past_call(block, name, used_ids)
         function = {"name": name, "arguments": self._arguments(block, path)}
         wire: JSON = {"id": call.upstream_id, "type": "function", "function": function}
@@ -68,17 +66,23 @@ class AssistantTurn:
             wire.update(self._profile.call_placeholder)
         self._tool_calls.append(wire)
 
-    def _past_call(self, block: JSON, name: str, used_ids: set[str]) -> tuple[PastCall, Any]:
-        """The call, filed, with an id that is the upstream's own or fits it; and the upstream's state of it."""
+    def _past_call(self, block: JSON, name: str, used_ids: dict[str, int]) -> tuple[PastCall, Any]:
+        """The call, filed, with an id that is the upstream's own or fits it; and the upstream's state of it.
+
+        ``used_ids``: each id so far -> the last number that made one like it unique.
+        """
         client_id = str(block.get("id"))
         ours = decode_tool_id(client_id, self._provider)
         upstream_id = ours[0] if ours else self._fitting_id(client_id, name, len(used_ids))
-        number = 1
         unique = upstream_id
-        while unique in used_ids:
-            number += 1
-            unique = self._fitting_id(f"{upstream_id}_{number}", name, len(used_ids) + number)
-        used_ids.add(unique)
+        if upstream_id in used_ids:
+            # Up to this number all are taken; a template's ids do not depend on the number alone.
+            number = used_ids[upstream_id] if self._profile.tool_id_template is None else 1
+            while unique in used_ids:
+                number += 1
+                unique = self._fitting_id(f"{upstream_id}_{number}", name, len(used_ids) + number)
+            used_ids[upstream_id] = number
+        used_ids[unique] = 1
         call = PastCall(client_id, unique, name)
         self.calls.append(call)
         return call, ours[1] if ours else None

@@ -6,11 +6,11 @@ once for each field and reason. ``gateway explain`` and the debug log show the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One thing that goes up otherwise than it came."""
 
     action: str
@@ -21,17 +21,23 @@ class Change:
     """Why, in one clause."""
 
 
-@dataclass(slots=True)
 class Changes:
     """The changes of one request, in the order in which they were made, each once."""
 
-    record: dict[tuple[str, str, str], Change] = field(default_factory=dict)
+    __slots__ = ("_record",)
+
+    def __init__(self) -> None:
+        self._record: dict[Change | tuple[str, str, str], None] = {}
 
     def add(self, action: str, path: str, reason: str) -> None:
-        self.record.setdefault((action, path, reason), Change(action, path, reason))
+        self._record[action, path, reason] = None
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self.record.values())
+    def update(self, others: Iterable[Change]) -> None:
+        for change in others:
+            self._record[change] = None
+
+    def __iter__(self) -> Iterator[Change]:
+        return (Change(*change) for change in self._record)
 
     def __len__(self) -> int:
-        return len(self.record)
+        return len(self._record)

@@ -15,6 +15,7 @@ Rules (R1-R18, R27, R51, R59-R61):
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,9 @@ JSON = dict[str, Any]
 NO_RESULT = "[no result]"
 NO_OUTPUT = "(no tool output)"
 SEE_ATTACHMENT = "(see the attached content below)"
+
+_ROLES = ("user", "assistant", "system")
+_FIELDS = frozenset(("role", "content"))
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class ChatMessages:
         self._offered = offered
         self._changes = changes
         self._reader = PartReader(profile, f"{provider}/{model}", changes)
-        self._used_ids: set[str] = set()
+        self._used_ids: dict[str, int] = {}
 
     def translate(self, body: JSON) -> list[JSON]:
         """The messages. Raises InvalidRequest, naming the place, for content that cannot go up."""
@@ -97,11 +101,12 @@ class ChatMessages:
             out.append({"role": role, "content": content_of(system, listed=self._listed)})
         for assistant, others in _groups(messages[start:]):
             calls = self._assistant(assistant, out) if assistant else []
-            self._results(calls, others, out)
-            self._others(calls, others, out)
+            answered = self._results(calls, others, out) if calls else {}
+            self._others(answered, others, out)
         if messages and messages[-1].role == "assistant":
             self._prefill(out)
-        self._limit_marks(out)
+        if self._profile.cache != "none":
+            self._limit_marks(out)
         return out
 
     def _prefill(self, out: list[JSON]) -> None:
@@ -116,9 +121,7 @@ class ChatMessages:
 
     def _limit_marks(self, out: list[JSON]) -> None:
         """Only the last marks stay where there are too many."""
-        mark = next(iter(CACHE_MARKS.get(self._profile.cache, ())), None)
-        if mark is None:
-            return
+        (mark,) = CACHE_MARKS[self._profile.cache]
         lists = [message["content"] for message in out if isinstance(message.get("content"), list)]
         marked = [(parts, place) for parts in lists for place, part in enumerate(parts) if mark in part]
         for parts, place in marked[: max(0, len(marked) - self._profile.cache_limit)]:
@@ -143,7 +146,7 @@ class ChatMessages:
     def _texts(self, message: _Message) -> list[JSON]:
         found = []
         for position, block in enumerate(message.blocks):
-            for part in self._parts(message, position, block):
+            for part in self._reader.parts(block, f"{message.path}[{position}]"):
                 if part["type"] != "text":
                     raise InvalidRequest(f"{message.path}[{position}]: a system message holds text only")
                 found.append(part)
@@ -153,20 +156,19 @@ class ChatMessages:
 
     def _read(self, messages: list[Any]) -> Iterator[_Message]:
         for position, message in enumerate(messages):
-            path = f"messages[{position}]"
+            path = f"messages[{position}].content"
             if not isinstance(message, dict):
-                raise InvalidRequest(f"{path}: Input should be an object")
+                raise InvalidRequest(f"messages[{position}]: Input should be an object")
             role = message.get("role")
-            if role not in ("user", "assistant", "system"):
-                self._changes.add("renamed", f"{path}.role", f"{role} is not known upstream; sent as user")
+            if role not in _ROLES:
+                reason = f"{role} is not known upstream; sent as user"
+                self._changes.add("renamed", f"messages[{position}].role", reason)
                 role = "user"
-            for name in message:
-                if name not in ("role", "content"):
-                    self._changes.add("dropped", f"messages[].{name}", "no such field on a chat message")
-            yield _Message(role, blocks_of(message.get("content"), f"{path}.content"), f"{path}.content")
-
-    def _parts(self, message: _Message, position: int, block: JSON) -> list[JSON]:
-        return self._reader.parts(block, f"{message.path}[{position}]")
+            if not _FIELDS.issuperset(message):
+                for name in message:
+                    if name not in _FIELDS:
+                        self._changes.add("dropped", f"messages[].{name}", "no such field on a chat message")
+            yield _Message(role, blocks_of(message.get("content"), path), path)
 
     # -- turns -----------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class ChatMessages:
                 elif block["type"] == "thinking":
                     turn.thinking(block, path)
                 else:
-                    for part in self._parts(message, position, block):
+                    for part in self._reader.parts(block, path):
                         turn.text(part, path)
         wire = turn.to_wire()
         if wire is not None:
@@ -191,27 +193,40 @@ class ChatMessages:
             self._changes.add("dropped", messages[0].path, "an assistant turn without text or tool calls")
         return turn.calls
 
-    def _results(self, calls: list[PastCall], others: list[_Message], out: list[JSON]) -> None:
-        """One tool message for each call, in the order of the results; the missing ones last."""
-        missing = list(calls)
+    def _results(self, calls: list[PastCall], others: list[_Message], out: list[JSON]) -> dict[str, list[JSON]]:
+        """One tool message for each call, in the order of the results; the missing ones last.
+
+        Returns the path of each result -> what of it goes in a user message.
+        """
+        waiting: dict[str, deque[PastCall]] = {}
+        for call in calls:
+            waiting.setdefault(call.client_id, deque()).append(call)
+        answered: dict[str, list[JSON]] = {}
         for message in others:
             for position, block in enumerate(message.blocks):
-                call = next((call for call in missing if call.client_id == _result_id(block)), None)
-                if call is not None:
-                    missing.remove(call)
-                    out.append(self._result(call, self._result_content(block, f"{message.path}[{position}]")))
-        for call in missing:
-            self._changes.add("added", f"tool_use.{call.client_id}", "the call has no result; a stand-in says so")
-            out.append(self._result(call, content_of([_text_part(NO_RESULT)], listed=self._listed)))
+                if block["type"] == "tool_result" and (found := waiting.get(_result_id(block))):
+                    path = f"{message.path}[{position}]"
+                    content, answered[path] = self._result_content(block, path)
+                    out.append(self._result(found.popleft(), content))
+        if len(answered) < len(calls):
+            missing = {id(call) for queue in waiting.values() for call in queue}
+            for call in calls:
+                if id(call) in missing:
+                    reason = "the call has no result; a stand-in says so"
+                    self._changes.add("added", f"tool_use.{call.client_id}", reason)
+                    out.append(self._result(call, content_of([_text_part(NO_RESULT)], listed=self._listed)))
+        return answered
 
     def _result(self, call: PastCall, content: str | list[JSON]) -> JSON:
-        name = {"name": call.name} if self._profile.tool_result_name else {}
-        return {"role": "tool", "tool_call_id": call.upstream_id, **name, "content": content}
+        message: JSON = {"role": "tool", "tool_call_id": call.upstream_id}
+        if self._profile.tool_result_name:
+            message["name"] = call.name
+        message["content"] = content
+        return message
 
-    def _others(self, calls: list[PastCall], others: list[_Message], out: list[JSON]) -> None:
+    def _others(self, answered: dict[str, list[JSON]], others: list[_Message], out: list[JSON]) -> None:
         """Everything of user and system messages that is no tool message, in its order."""
         user = _UserText(self._listed, self._profile.bridge_after_tool)
-        answered = [call.client_id for call in calls]
         for message in others:
             if message.role == "system":
                 self._mid_system(message, user, out)
@@ -219,14 +234,12 @@ class ChatMessages:
             for position, block in enumerate(message.blocks):
                 path = f"{message.path}[{position}]"
                 if block["type"] != "tool_result":
-                    user.parts.extend(self._parts(message, position, block))
-                elif _result_id(block) in answered:
-                    answered.remove(_result_id(block))
-                    if self._profile.tool_result_images == "user_message":
-                        user.parts.extend(part for part in self._result_parts(block, path) if part["type"] != "text")
+                    user.parts += self._reader.parts(block, path)
+                elif path in answered:
+                    user.parts += answered[path]
                 else:
                     self._changes.add("replaced", path, "a result without its call goes as text")
-                    user.parts.extend(self._orphan(block, path))
+                    user.parts += self._orphan(block, path)
         user.flush(out)
 
     def _mid_system(self, message: _Message, user: _UserText, out: list[JSON]) -> None:
@@ -245,29 +258,33 @@ class ChatMessages:
     # -- tool results ----------------------------------------------------------------------------------
 
     def _result_parts(self, block: JSON, path: str) -> list[JSON]:
+        content = block.get("content")
+        if isinstance(content, str):
+            return [_text_part(content)] if content and not content.isspace() else []
         parts: list[JSON] = []
-        for position, inner in enumerate(blocks_of(block.get("content"), f"{path}.content")):
-            parts.extend(self._reader.parts(inner, f"{path}.content[{position}]"))
+        for position, inner in enumerate(blocks_of(content, f"{path}.content")):
+            parts += self._reader.parts(inner, f"{path}.content[{position}]")
         return parts
 
-    def _result_content(self, block: JSON, path: str) -> str | list[JSON]:
-        """What the tool said: text, and what else the message may hold (R9, R15, R16)."""
+    def _result_content(self, block: JSON, path: str) -> tuple[str | list[JSON], list[JSON]]:
+        """(what the tool said: text, and what else the message may hold; what a user message holds) (R9, R15, R16)."""
         parts = self._result_parts(block, path)
-        text = "\n\n".join(part["text"] for part in parts if part["type"] == "text")
-        others = [part for part in parts if part["type"] != "text"]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        text = "\n\n".join(texts)
+        others = [part for part in parts if part["type"] != "text"] if len(texts) < len(parts) else []
+        moved: list[JSON] = []
         if others and self._profile.tool_result_images == "user_message":
             self._changes.add("moved", path, "images and documents of a tool result go in a user message after it")
             text = f"{text}\n\n{SEE_ATTACHMENT}" if text else SEE_ATTACHMENT
-            others = []
+            others, moved = [], others
         if block.get("is_error"):
             self._changes.add("replaced", f"{path}.is_error", "told in the text: a tool message has no such field")
             text = f"Error: {text or NO_OUTPUT}"
-        content = [*([_text_part(text)] if text or not others else []), *others]
-        if not text and not others:
-            content = [_text_part(NO_OUTPUT)]
+        if text or not others:
+            others.insert(0, _text_part(text or NO_OUTPUT))
         if "cache_control" in block:
-            self._reader.mark(content)
-        return content_of(content, listed=self._listed)
+            self._reader.mark(others)
+        return content_of(others, listed=self._listed), moved
 
     def _orphan(self, block: JSON, path: str) -> list[JSON]:
         parts = self._result_parts(block, path) or [_text_part(NO_OUTPUT)]
@@ -279,7 +296,7 @@ def _text_part(text: str) -> JSON:
 
 
 def _result_id(block: JSON) -> str:
-    return str(block.get("tool_use_id")) if block["type"] == "tool_result" else ""
+    return str(block.get("tool_use_id"))
 
 
 def _groups(messages: list[_Message]) -> Iterator[tuple[list[_Message], list[_Message]]]:

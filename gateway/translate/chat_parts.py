@@ -74,7 +74,7 @@ class PartReader:
 
     def parts(self, block: JSON, path: str) -> list[JSON]:
         """The parts of one block, often one, sometimes none. Raises InvalidRequest, naming ``path``."""
-        parts = self._parts(block, path)
+        parts = self._text(block, path) if block["type"] == "text" else self._parts(block, path)
         if "cache_control" in block:
             self.mark(parts)
         return parts
@@ -89,8 +89,6 @@ class PartReader:
 
     def _parts(self, block: JSON, path: str) -> list[JSON]:
         kind = block["type"]
-        if kind == "text":
-            return self._text(block, path)
         if kind == "image":
             return [self._image(block, path)]
         if kind == "document":
@@ -116,7 +114,7 @@ class PartReader:
             raise InvalidRequest(f"{path}.text: Input should be a string")
         if block.get("citations"):
             self._changes.add("dropped", f"{path}.citations", "no place for citations in a chat message")
-        return [_text_part(text)] if text.strip() else []
+        return [{"type": "text", "text": text}] if text and not text.isspace() else []
 
     def _image(self, block: JSON, path: str) -> JSON:
         source = _source(block, path)
@@ -176,9 +174,10 @@ class PartReader:
 
 def content_of(parts: list[JSON], *, listed: bool = False) -> str | list[JSON]:
     """Only text: one string, which every server takes; else, or when ``listed``, the parts."""
-    if not listed and all(part["type"] == "text" for part in parts):
-        return "\n\n".join(part["text"] for part in parts)
-    return parts
+    if listed:
+        return parts
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    return "\n\n".join(texts) if len(texts) == len(parts) else parts
 
 
 def parts_of(content: str | list[JSON]) -> list[JSON]:

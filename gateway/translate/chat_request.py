@@ -10,7 +10,7 @@ from typing import Any
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
 from gateway.translate.chat_messages import ChatMessages
-from gateway.translate.chat_tools import is_forced, offer_tools, tool_choice
+from gateway.translate.chat_tools import OfferedTools, is_forced, tool_choice
 from gateway.translate.reasoning_request import ask_for_reasoning, lay_over, sampling_fields
 from gateway.translate.request_fields import (
     asked_schema,
@@ -18,7 +18,6 @@ from gateway.translate.request_fields import (
     drop_refused,
     is_strict,
     record_unknown,
-    refuse_pretence,
     upstream_stops,
 )
 from gateway.translate.session import identity_fields
@@ -26,17 +25,17 @@ from gateway.translate.session import identity_fields
 JSON = dict[str, Any]
 
 
-def to_chat(body: JSON, profile: Profile, provider: str, model: str, changes: Changes) -> JSON:
+def to_chat(
+    body: JSON, profile: Profile, provider: str, model: str, offered: OfferedTools, changes: Changes
+) -> JSON:
     """The body for ``/chat/completions``. Raises InvalidRequest, naming the field."""
-    refuse_pretence(body)
-    offered = offer_tools(body, profile, changes)
-    tools = bool(offered.functions)
+    tools = bool(offered.tools)
     reasoning = ask_for_reasoning(body, profile, tools=tools, forced=is_forced(body), changes=changes)
     choice = tool_choice(body, offered, profile, reasoning.on, changes)
     wire: JSON = {"model": model}
     wire["messages"] = ChatMessages(profile, provider, model, offered, changes).translate(body)
-    if offered.functions:
-        wire["tools"] = offered.functions
+    if offered.tools:
+        wire["tools"] = offered.to_wire(changes)
     wire.update(choice)
     max_tokens = capped_max_tokens(body, profile, changes)
     if max_tokens is not None:
@@ -46,7 +45,7 @@ def to_chat(body: JSON, profile: Profile, provider: str, model: str, changes: Ch
         wire["stop"] = stops
     wire.update(sampling_fields(body, profile, reasoning, changes))
     lay_over(wire, reasoning.fields)
-    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
+    schema = asked_schema(body, profile, changes, tools=bool(offered.tools))
     if schema is not None:
         wire["response_format"] = {
             "type": "json_schema",

@@ -15,7 +15,7 @@ from typing import Any
 from gateway.errors import GatewayError, Overloaded, UpstreamFailed, UpstreamProtocolError
 from gateway.translate.answer_text import AnswerText
 from gateway.translate.leaked_calls import LeakedCalls
-from gateway.translate.reasoning import TAGS, ReasoningCollector
+from gateway.translate.reasoning import DETAILS, REASONING_FIELDS, TAGS, ReasoningCollector
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
 from gateway.translate.tool_calls import ToolCalls
@@ -52,8 +52,24 @@ FAILED_FINISHES: dict[str, type[GatewayError]] = {
 """Finish reasons that say that the answer failed (R86)."""
 
 
+_BESIDE_TEXT = REASONING_FIELDS | {"refusal", "tool_calls", "function_call"}
+"""What a delta may hold besides its ``content``."""
+
+
 class ChatStreamTranslator(StreamReader):
     """One answer; one object per request (the StreamTranslator contract)."""
+
+    __slots__ = (
+        "_answer",
+        "_calls",
+        "_context",
+        "_cumulative",
+        "_reasoning",
+        "_reported",
+        "_spoke",
+        "_stop_sequence",
+        "_writer",
+    )
 
     def __init__(
         self,
@@ -66,7 +82,7 @@ class ChatStreamTranslator(StreamReader):
         stop_sequences: StopSequences,
         leaked_calls: LeakedCalls | None = None,
     ) -> None:
-        super().__init__(context.provider)
+        super().__init__(context.provider, writer.out)
         self._stop_sequence: str | None = None
         self._writer = writer
         self._calls = calls
@@ -82,14 +98,12 @@ class ChatStreamTranslator(StreamReader):
             on_stop=self._stop,
         )
         self._reasoning = ReasoningCollector(context.provider, context.model, cumulative=cumulative)
+        self._cumulative = cumulative
         self._reported: Usage | None = None
         self._spoke = False
 
-    def _take(self) -> bytes:
-        return self._writer.take()
-
     def _event(self, name: str | None, payload: bytes) -> None:
-        if payload.startswith(b"[DONE]"):
+        if payload[:6] == b"[DONE]":
             self.finished = self.complete = True
             return
         chunk = self._parse(payload)
@@ -109,10 +123,9 @@ class ChatStreamTranslator(StreamReader):
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError(f"{self._provider} sent an event that is no object")
         choice = _choice(chunk.get("choices"))
-        self._read_usage(chunk, choice)
+        if chunk.get("usage") or "x_groq" in chunk or (choice is not None and "usage" in choice):
+            self._read_usage(chunk, choice)
         error = find_error(chunk)
-        if error is None and choice is None:
-            return
         if choice is not None:
             delta = choice.get("delta")
             if isinstance(delta, dict):
@@ -121,7 +134,7 @@ class ChatStreamTranslator(StreamReader):
                 self._delta(choice["message"])
         if error is not None:
             self._error(error)
-        elif choice is not None and not self.complete:
+        elif choice is not None and choice.get("finish_reason") and not self.complete:
             self._read_finish(choice)
 
     def _read_usage(self, chunk: dict[str, Any], choice: dict[str, Any] | None) -> None:
@@ -134,8 +147,8 @@ class ChatStreamTranslator(StreamReader):
             self.usage = self._reported = usage
 
     def _read_finish(self, choice: dict[str, Any]) -> None:
-        finish = choice.get("finish_reason")
-        if not isinstance(finish, str) or not finish:
+        finish = choice["finish_reason"]
+        if not isinstance(finish, str):
             return
         finish = finish.lower()
         if finish in FAILED_FINISHES:
@@ -160,28 +173,40 @@ class ChatStreamTranslator(StreamReader):
     # -- content -----------------------------------------------------------------------------------------
 
     def _delta(self, delta: dict[str, Any]) -> None:
-        reasoning = self._reasoning.delta(delta)
-        if reasoning:
-            self._spoke = True
-            self._writer.thinking(reasoning)
+        only_text = _BESIDE_TEXT.isdisjoint(delta)
+        if not only_text and not REASONING_FIELDS.isdisjoint(delta):
+            self._read_reasoning(delta)
         content = delta.get("content")
         if isinstance(content, str):
             if content:
                 self._content(content)
         elif isinstance(content, list):
             self._content_parts(content)
-        refusal = delta.get("refusal")
-        if isinstance(refusal, str) and refusal:
-            self.stop_reason = "refusal"
-            self._answer.text(refusal)
+        if not only_text:
+            refusal = delta.get("refusal")
+            if isinstance(refusal, str) and refusal:
+                self.stop_reason = "refusal"
+                self._answer.text(refusal)
+            self._tool_calls(delta)
+
+    def _read_reasoning(self, delta: dict[str, Any]) -> None:
+        text = self._reasoning.delta(delta)
+        if text or delta.get(DETAILS):
+            self._think(text)
+
+    def _tool_calls(self, delta: dict[str, Any]) -> None:
         calls = delta.get("tool_calls")
         if calls is None and isinstance(delta.get("function_call"), dict):
             calls = [{"function": delta["function_call"]}]
         if isinstance(calls, list) and calls:
             self._spoke = True
-            self._answer.flush()
-            self._sign()
+            self._before_call()
             self._calls.feed(calls)
+
+    def _before_call(self) -> None:
+        self._answer.flush()
+        if self._answer.unsigned:
+            self._sign()
 
     def _content_parts(self, parts: list[Any]) -> None:
         for part in parts:
@@ -192,18 +217,28 @@ class ChatStreamTranslator(StreamReader):
             thinking = part.get("thinking")
             for piece in thinking if isinstance(thinking, list) else [{"text": thinking}]:
                 if isinstance(piece, dict) and isinstance(piece.get("text"), str):
-                    self._think(piece["text"], "content")
+                    self._think_at("content", piece["text"])
 
     def _content(self, content: str) -> None:
         self._spoke = True
-        self._answer.content(self._reasoning.new_part("content", content))
+        if self._cumulative:
+            content = self._reasoning.new_part("content", content)
+        self._answer.content(content)
 
     def _think_in_tags(self, text: str) -> None:
-        self._think(text, TAGS)
+        self._think_at(TAGS, text)
 
-    def _think(self, text: str, place: str) -> None:
-        self._spoke = True
+    def _think_at(self, place: str, text: str) -> None:
+        """Reasoning from another place than a delta's own fields."""
         self._reasoning.add(text, place)
+        self._spoke = True
+        self._think(text)
+
+    def _think(self, text: str) -> None:
+        """Reasoning that its collector knows of."""
+        if text:
+            self._spoke = True
+        self._answer.reasoned()
         self._writer.thinking(text)
 
     def _stop(self) -> None:
@@ -213,6 +248,7 @@ class ChatStreamTranslator(StreamReader):
 
     def _sign(self) -> None:
         """Closes a run of reasoning with the state that must come back."""
+        self._answer.unsigned = False
         signature = self._reasoning.take_signature(self._answer.gaps)
         if signature is not None:
             self._writer.signature(signature)
@@ -263,9 +299,7 @@ def failed_call(error: Any, tool_names: dict[str, str]) -> tuple[str, Any] | Non
 
 
 def _choice(choices: Any) -> dict[str, Any] | None:
-    if not isinstance(choices, list):
-        return None
-    for choice in choices:
+    for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
             return choice
     return None

@@ -11,104 +11,201 @@ Rules:
 * A schema is fitted to what the upstream's grammar takes (tool_schema.py), and a choice to what it can be
   told: forced, named, by offering one tool only, or not at all.
 * A name is what the upstream allows; a longer one is cut and told apart by a hash, and mapped back.
+* Tools that many requests share are described once; ``_Rules`` and ``_Loading`` are all that it depends on beside them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
-from gateway.translate.leaked_calls import LeakedCalls
+from gateway.translate.schema_nodes import argument_types
+from gateway.translate.tool_list import NO_TOOLS, OfferedTool, ToolList
 from gateway.translate.tool_schema import fit_schema
+from gateway.wire.json_text import Encoded, dumps_item, encoded_items
+from gateway.wire.request_reader import SharedTools
 
 JSON = dict[str, Any]
+Form = Callable[[JSON, Changes], JSON]
+"""Writes a tool of Chat Completions as another wire takes it."""
 
 _SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset")
 _CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "browser_")
 _TOOL_SEARCH = "tool_search_tool_"
 _KEPT = frozenset(("name", "description", "input_schema", "type"))
+_ODD = re.compile(r"[^a-zA-Z0-9_-]")
 _HASH_LENGTH = 8
+_MAX_GROWTH = 4
+"""Tools that take more room upstream than this times what they took here are not remembered."""
+
+
+class _Rules(NamedTuple):
+    """What a tool's description depends on beside the request."""
+
+    form: Form
+    name_max: int
+    reserved: tuple[str, ...]
+    rewrites: tuple[str, ...]
+    dropped: tuple[str, ...]
+    leaks: bool
+
+
+class _Loading(NamedTuple):
+    """What the history says about the tools."""
+
+    references: dict[str, None]
+    """Names that it loads, in order."""
+    removed: dict[str, None]
+    """Names that it withdraws."""
+    definitions: dict[str, JSON]
+    """Tools that it brings."""
 
 
 @dataclass(slots=True)
 class OfferedTools:
     """The tools of one upstream request."""
 
-    functions: list[JSON] = field(default_factory=list)
-    """As Chat Completions takes them."""
-    upstream_names: dict[str, str] = field(default_factory=dict)
-    """Client name -> upstream name, for every tool of the request, offered or not."""
-    dropped: set[str] = field(default_factory=set)
-    """Client names of server tools that are not offered."""
-
-    @property
-    def client_names(self) -> dict[str, str]:
-        """Upstream name -> client name."""
-        return {upstream: client for client, upstream in self.upstream_names.items()}
-
-    def leaked_calls(self, profile: Profile) -> LeakedCalls | None:
-        """What heals calls of these tools that leak into the text; None where the profile knows of none."""
-        if not profile.leaked_calls:
-            return None
-        functions = (tool["function"] for tool in self.functions)
-        return LeakedCalls(profile.leaked_calls, {function["name"]: function["parameters"] for function in functions})
+    listed: ToolList
+    tools: tuple[OfferedTool, ...]
+    """Those of ``listed`` that the choice leaves."""
 
     def upstream_name(self, name: str, limit: int) -> str:
         """The upstream's form of a name that may stand only in the history."""
-        return self.upstream_names.get(name) or upstream_tool_name(name, limit)
+        return self.listed.upstream_names.get(name) or upstream_tool_name(name, limit)
+
+    def to_wire(self, changes: Changes) -> Encoded:
+        """The list, as the wire's body holds it."""
+        for tool in self.tools:
+            if tool.changes:
+                changes.update(tool.changes)
+        return encoded_items([tool.data for tool in self.tools])
 
 
-def offer_tools(body: JSON, profile: Profile, changes: Changes) -> OfferedTools:
+def chat_form(function: JSON, changes: Changes) -> JSON:
+    """A tool as Chat Completions takes it: ``function`` itself."""
+    return function
+
+
+def offer_tools(body: JSON, profile: Profile, changes: Changes, form: Form = chat_form) -> OfferedTools:
     """The offered tools. Raises InvalidRequest, naming the tool, for one that cannot be described."""
-    declared = _declared(body.get("tools"))
-    references, removed = _mentions(body.get("messages") or [], declared, changes)
-    offered = OfferedTools()
+    loading = _loading(body.get("messages") or [], changes)
+    tools = body.get("tools")
+    if tools is None and not loading.definitions:
+        listed = NO_TOOLS
+    else:
+        listed = _listed(tools, loading, _rules(profile, form))
+        changes.update(listed.changes)
+    if profile.tools_for_history and not listed.tools:
+        listed = _past_tools(body, _rules(profile, form))
+        changes.update(listed.changes)
+    if profile.max_tools is not None and len(listed.tools) > profile.max_tools:
+        count = len(listed.tools)
+        raise InvalidRequest(f"tools: {count} tools are offered, and this model takes {profile.max_tools} at most")
+    return OfferedTools(listed, listed.tools)
+
+
+def _rules(profile: Profile, form: Form) -> _Rules:
+    return _Rules(
+        form,
+        profile.tool_name_max,
+        profile.reserved_tool_names,
+        profile.schema_rewrites,
+        profile.schema_dropped,
+        bool(profile.leaked_calls),
+    )
+
+
+def _listed(tools: Any, loading: _Loading, rules: _Rules) -> ToolList:
+    names = (*loading.references, *loading.removed)
+    if not isinstance(tools, SharedTools) or loading.definitions or sum(map(len, names)) > len(tools.json):
+        return _described(tools, loading, rules)
+
+    def described() -> ToolList | None:
+        made = _described(tools, loading, rules)
+        return made if made.size <= _MAX_GROWTH * len(tools.json) else None
+
+    key = ("offered", rules, tuple(loading.references), frozenset(loading.removed))
+    return tools.once(key, described) or _described(tools, loading, rules)
+
+
+def _described(tools: Any, loading: _Loading, rules: _Rules) -> ToolList:
+    changes = Changes()
+    declared = {**loading.definitions, **_declared(tools)}
+    for name, definition in loading.definitions.items():
+        declared.setdefault(name, definition)
     deferred: dict[str, JSON] = {}
     always: list[JSON] = []
     search_is_ours = any(str(tool.get("type", "")).startswith(_TOOL_SEARCH) for tool in declared.values())
     for position, (name, tool) in enumerate(declared.items()):
         if _is_server_tool(tool, position, changes):
-            offered.dropped.add(name)
-        elif tool.get("defer_loading") and not search_is_ours:
+            continue
+        if tool.get("defer_loading") and not search_is_ours:
             deferred[name] = tool
         else:
             always.append(tool)
-    loaded = [deferred.pop(name) for name in references if name in deferred]
+    loaded = [deferred.pop(name) for name in loading.references if name in deferred]
     for name in deferred:
         changes.add("dropped", f"tools.{name}", "deferred and not loaded yet: no tool_reference to it in the history")
+    offered: list[JSON] = []
     for tool in [*always, *loaded]:
-        name = tool["name"]
-        if name in removed:
-            changes.add("dropped", f"tools.{name}", "withdrawn by a tool_removal block")
-            continue
-        offered.upstream_names[name] = _renamed(name, profile, changes)
-        offered.functions.append(_function(tool, offered.upstream_names[name], profile, changes))
-    if profile.tools_for_history and not offered.functions:
-        _offer_past_tools(body, offered, profile, changes)
-    if profile.max_tools is not None and len(offered.functions) > profile.max_tools:
-        count = len(offered.functions)
-        raise InvalidRequest(f"tools: {count} tools are offered, and this model takes {profile.max_tools} at most")
-    return offered
+        if tool["name"] in loading.removed:
+            changes.add("dropped", f"tools.{tool['name']}", "withdrawn by a tool_removal block")
+        else:
+            offered.append(tool)
+    return _written(offered, rules, changes)
 
 
-def _offer_past_tools(body: JSON, offered: OfferedTools, profile: Profile, changes: Changes) -> None:
+def _written(tools: Iterable[JSON], rules: _Rules, changes: Changes) -> ToolList:
+    """``tools`` as the wire takes them."""
+    written: list[OfferedTool] = []
+    upstream_names: dict[str, str] = {}
+    schemas: dict[str, JSON] = {}
+    for tool in tools:
+        name = upstream_names[tool["name"]] = _renamed(tool["name"], rules, changes)
+        function = _function(tool, name, rules, changes)
+        if rules.leaks:
+            schemas[name] = _argument_types(function["function"]["parameters"])
+        formed = Changes()
+        written.append(OfferedTool(name, dumps_item(rules.form(function, formed)), tuple(formed)))
+    client_names = {upstream: client for client, upstream in upstream_names.items()}
+    return ToolList(tuple(written), upstream_names, client_names, schemas, tuple(changes))
+
+
+def _argument_types(schema: JSON) -> JSON:
+    """What LeakedCalls asks of a schema, and nothing else of it."""
+    return {"properties": {name: _typed(types) for name, types in argument_types(schema).items()}}
+
+
+@lru_cache(maxsize=64)
+def _typed(types: frozenset[str]) -> JSON:
+    return {"type": sorted(types)}
+
+
+def _past_tools(body: JSON, rules: _Rules) -> ToolList:
     """Stand-ins for the tools that the history called (R46)."""
-    for message in body.get("messages") or []:
-        blocks = message.get("content") if isinstance(message, dict) else None
-        for block in blocks if isinstance(blocks, list) else ():
-            if not isinstance(block, dict) or block.get("type") != "tool_use":
-                continue
-            name = str(block.get("name"))
-            if name not in offered.upstream_names:
-                changes.add("added", f"tools.{name}", "past calls need a list of tools upstream")
-                offered.upstream_names[name] = _renamed(name, profile, changes)
-                tool = {"name": name, "description": "No longer offered."}
-                offered.functions.append(_function(tool, offered.upstream_names[name], profile, changes))
+    changes = Changes()
+
+    def tools() -> Iterator[JSON]:
+        names: set[str] = set()
+        for message in body.get("messages") or []:
+            blocks = message.get("content") if isinstance(message, dict) else None
+            for block in blocks if isinstance(blocks, list) else ():
+                if not isinstance(block, dict) or block.get("type") != "tool_use":
+                    continue
+                name = str(block.get("name"))
+                if name not in names:
+                    names.add(name)
+                    changes.add("added", f"tools.{name}", "past calls need a list of tools upstream")
+                    yield {"name": name, "description": "No longer offered."}
+
+    return _written(tools(), rules, changes)
 
 
 def is_forced(body: JSON) -> bool:
@@ -123,8 +220,8 @@ def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, thinking: b
     ``thinking``: the model will reason. Takes tools out of ``offered`` where the upstream needs that.
     """
     choice = body.get("tool_choice")
-    wire: JSON = {"parallel_tool_calls": True} if profile.ask_parallel and offered.functions else {}
-    if not offered.functions or not isinstance(choice, dict):
+    wire: JSON = {"parallel_tool_calls": True} if profile.ask_parallel and offered.tools else {}
+    if not offered.tools or not isinstance(choice, dict):
         if is_forced(body):
             changes.add("dropped", "tool_choice", "none of the tools it can mean is offered")
         return wire
@@ -132,7 +229,7 @@ def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, thinking: b
     if kind == "none" and profile.tool_choice_none:
         wire["tool_choice"] = "none"
     elif kind == "none":
-        offered.functions.clear()
+        offered.tools = ()
         changes.add("dropped", "tools", "tool_choice is none, and the upstream knows no such choice")
         return {}
     elif kind in ("any", "tool"):
@@ -149,31 +246,31 @@ def _forced_choice(
     choice: JSON, offered: OfferedTools, profile: Profile, thinking: bool | None, changes: Changes
 ) -> JSON:
     name = choice.get("name") if choice["type"] == "tool" else None
-    if choice["type"] == "tool" and (not isinstance(name, str) or name not in offered.upstream_names):
+    if choice["type"] == "tool" and (not isinstance(name, str) or name not in offered.listed.upstream_names):
         changes.add("dropped", "tool_choice", f"the tool {name} is not offered upstream")
         return {}
-    upstream = offered.upstream_names[name] if isinstance(name, str) else None
+    upstream = offered.listed.upstream_names[name] if isinstance(name, str) else None
     if profile.tool_choice == "auto" or (not profile.tool_choice_thinking and thinking is not False):
         refused = "at all" if profile.tool_choice == "auto" else "while it thinks"
         changes.add("dropped", "tool_choice", f"the upstream takes no forced choice {refused}")
         return {}
     if upstream is None and profile.tool_choice == "named":
-        if len(offered.functions) > 1:
+        if len(offered.tools) > 1:
             changes.add("dropped", "tool_choice", "the upstream takes the name of a tool only, and several are offered")
             return {}
-        upstream = offered.functions[0]["function"]["name"]
+        upstream = offered.tools[0].name
     if upstream is None:
         return {"tool_choice": "any" if profile.tool_choice == "any" else "required"}
     if profile.tool_choice != "string":
         return {"tool_choice": {"type": "function", "function": {"name": upstream}}}
-    offered.functions[:] = [tool for tool in offered.functions if tool["function"]["name"] == upstream]
+    offered.tools = tuple(tool for tool in offered.tools if tool.name == upstream)
     changes.add("replaced", "tool_choice", f"only {name} is offered: the upstream cannot be told which tool to call")
     return {"tool_choice": "required"}
 
 
 def upstream_tool_name(name: str, limit: int, *, reserved: bool = False) -> str:
     """``name`` with the characters and the length that upstreams allow; two names never become one."""
-    clean = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
+    clean = _ODD.sub("_", name)
     if clean == name and len(name) <= limit and not reserved:
         return name
     digest = hashlib.blake2s(name.encode("utf-8", "replace")).hexdigest()[:_HASH_LENGTH]
@@ -198,46 +295,44 @@ def _declared(tools: Any) -> dict[str, JSON]:
     return declared
 
 
-def _mentions(messages: list[Any], declared: dict[str, JSON], changes: Changes) -> tuple[list[str], set[str]]:
-    """(names loaded by the history, in order; names withdrawn by it). Inline definitions join ``declared``."""
-    references: dict[str, None] = {}
-    removed: set[str] = set()
+def _loading(messages: list[Any], changes: Changes) -> _Loading:
+    loading = _Loading({}, {}, {})
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    _load([block for content in contents if isinstance(content, list) for block in content], loading, changes)
+    return loading
 
-    def walk(blocks: Any) -> None:
-        for block in blocks if isinstance(blocks, list) else ():
-            if not isinstance(block, dict):
-                continue
-            kind = block.get("type")
-            if kind == "tool_reference":
-                references.setdefault(str(block.get("tool_name")))
-            elif kind in ("tool_addition", "tool_removal"):
-                change(kind, block.get("tool"))
-            elif kind in ("tool_result", "tool_search_tool_result"):
-                content = block.get("content")
-                walk(content)
-                if isinstance(content, dict):
-                    walk(content.get("tool_references"))
 
-    def change(kind: str, tool: Any) -> None:
-        if not isinstance(tool, dict):
-            return
-        definition = tool.get("definition")
-        if isinstance(definition, dict) and isinstance(definition.get("name"), str):
-            declared.setdefault(definition["name"], {**definition, "defer_loading": True})
-            name = definition["name"]
-        else:
-            name = str(tool.get("name") or tool.get("tool_name"))
-        changes.add("moved", f"tools.{name}", f"a {kind} block in the messages is applied to the list of tools")
-        if kind == "tool_addition":
-            references.setdefault(name)
-            removed.discard(name)
-        else:
-            removed.add(name)
+def _load(blocks: list[Any], loading: _Loading, changes: Changes) -> None:
+    for block in blocks:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind in ("tool_result", "tool_search_tool_result"):
+            content = block.get("content")
+            if isinstance(content, dict):
+                content = content.get("tool_references")
+            if isinstance(content, list):
+                _load(content, loading, changes)
+        elif kind == "tool_reference":
+            loading.references.setdefault(str(block.get("tool_name")))
+        elif kind in ("tool_addition", "tool_removal"):
+            _change(kind, block.get("tool"), loading, changes)
 
-    for message in messages:
-        if isinstance(message, dict):
-            walk(message.get("content"))
-    return list(references), removed
+
+def _change(kind: str, tool: Any, loading: _Loading, changes: Changes) -> None:
+    """A tool that the history adds or withdraws."""
+    if not isinstance(tool, dict):
+        return
+    definition = tool.get("definition")
+    if isinstance(definition, dict) and isinstance(definition.get("name"), str):
+        name = definition["name"]
+        loading.definitions.setdefault(name, {**definition, "defer_loading": True})
+    else:
+        name = str(tool.get("name") or tool.get("tool_name"))
+    changes.add("moved", f"tools.{name}", f"a {kind} block in the messages is applied to the list of tools")
+    if kind == "tool_addition":
+        loading.references.setdefault(name)
+        loading.removed.pop(name, None)
+    else:
+        loading.removed.setdefault(name)
 
 
 def _is_server_tool(tool: JSON, position: int, changes: Changes) -> bool:
@@ -256,14 +351,14 @@ def _is_server_tool(tool: JSON, position: int, changes: Changes) -> bool:
     return False
 
 
-def _renamed(name: str, profile: Profile, changes: Changes) -> str:
-    upstream = upstream_tool_name(name, profile.tool_name_max, reserved=name in profile.reserved_tool_names)
+def _renamed(name: str, rules: _Rules, changes: Changes) -> str:
+    upstream = upstream_tool_name(name, rules.name_max, reserved=name in rules.reserved)
     if upstream != name:
         changes.add("renamed", f"tools.{name}", f"sent as {upstream}: the upstream's names are shorter or plainer")
     return upstream
 
 
-def _function(tool: JSON, name: str, profile: Profile, changes: Changes) -> JSON:
+def _function(tool: JSON, name: str, rules: _Rules, changes: Changes) -> JSON:
     for key in tool:
         if key not in _KEPT:
             changes.add("dropped", f"tools[].{key}", "no such field on a function")
@@ -275,7 +370,7 @@ def _function(tool: JSON, name: str, profile: Profile, changes: Changes) -> JSON
         parameters = {"type": "object", **parameters}
     if parameters["type"] == "object" and "properties" not in parameters:
         parameters["properties"] = {}
-    fitted = fit_schema(parameters, profile.schema_rewrites, profile.schema_dropped)
+    fitted = fit_schema(parameters, rules.rewrites, rules.dropped)
     if fitted is not parameters:
         changes.add("replaced", f"tools.{tool['name']}.input_schema", "fitted to the schemas that the upstream takes")
     function: JSON = {"name": name}

@@ -28,6 +28,8 @@ _PROMPT_TOKENS = ("input_tokens", "cache_read_input_tokens", "cache_creation_inp
 class MessageFold:
     """Folds one stream; one object per request."""
 
+    __slots__ = ("_blocks", "_decoder", "_message", "_pieces", "_size", "_whole")
+
     def __init__(self) -> None:
         self._size = 0
         self._decoder = SSEDecoder(max_event=1 << 30)
@@ -71,14 +73,17 @@ class MessageFold:
 
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
         kind = delta.get("type", "")
-        if kind in _JOINED:
-            self._size += len(delta[_JOINED[kind]])
+        field = _JOINED.get(kind)
+        if field is not None:
+            self._size += len(delta[field])
             if self._size > MAX_ANSWER_CHARACTERS:
                 raise UpstreamProtocolError(f"the answer has more than {MAX_ANSWER_CHARACTERS >> 20} Mi characters")
-            self._pieces[index].append(delta[_JOINED[kind]])
+            self._pieces[index].append(delta[field])
         elif kind == "citations_delta":
-            self._blocks[index].setdefault("citations", [])
-            self._blocks[index]["citations"] = [*(self._blocks[index]["citations"] or []), delta["citation"]]
+            block = self._blocks[index]
+            if not isinstance(block.get("citations"), list):
+                block["citations"] = []
+            block["citations"].append(delta["citation"])
         else:
             self._blocks[index].update({k: v for k, v in delta.items() if k != "type"})
 

@@ -13,12 +13,13 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 from gateway.errors import UpstreamProtocolError
 from gateway.translate.leaked_forms import FORMS, Markup, RawArgument, is_possible, is_unfinished, loads
-from gateway.translate.schema_nodes import fits, resolve
+from gateway.translate.schema_nodes import argument_types, fits
+from gateway.translate.stop_sequences import overlap
 from gateway.wire.json_text import dumps
 
 MAX_SECTION = 1024 * 1024
@@ -40,6 +41,19 @@ Verdict = Literal["open", "never", "failed"]
 class LeakedCalls:
     """The text of one answer; one object per stream."""
 
+    __slots__ = (
+        "_after_call",
+        "_buffer",
+        "_edge",
+        "_later",
+        "_markups",
+        "_offered",
+        "_opens",
+        "_patience",
+        "_room",
+        "_suspicious",
+    )
+
     def __init__(self, markups: Sequence[Mapping[str, str]], offered: Mapping[str, dict[str, Any]]) -> None:
         """``markups``: mappings with ``open``, ``close`` and ``form``; an unknown form is never recognised.
         ``offered``: upstream name of each tool the client offers -> the JSON schema of its parameters."""
@@ -56,6 +70,10 @@ class LeakedCalls:
         self._later: list[str] = []  # what came after the buffer, while only a closing marker can change anything
         self._edge = ""
         self._room = 0
+
+    def is_plain(self, text: str) -> bool:
+        """Whether ``text`` may leave as it is, without ``feed``."""
+        return not (self._buffer or self._after_call or len(text) > _STRIDE or self._suspicious.search(text))
 
     def feed(self, text: str) -> list[Piece]:
         """The pieces that are certain now, in order: ("text", text) or ("call", name, arguments as JSON)."""
@@ -147,7 +165,7 @@ class LeakedCalls:
     def _held(self) -> int:
         """How many characters at the end may belong to a marker and the whitespace before it."""
         text = self._buffer
-        longest = max((_overlap(text, marker) for marker in self._opens), default=0)
+        longest = max((overlap(text, marker) for marker in self._opens), default=0)
         return longest + _blanks_before(text, len(text) - longest)
 
     def _section(self, start: int, marker: str) -> tuple[list[Piece], int] | Verdict:
@@ -189,20 +207,9 @@ class LeakedCalls:
         schema = self._offered[name]  # KeyError: not offered, so no call
         if isinstance(arguments, str):
             return "call", name, arguments
-        properties = schema.get("properties") if isinstance(schema, dict) else None
-        known = properties if isinstance(properties, dict) else {}
-        values = {key: _value(text, is_text, known.get(key), schema) for key, text, is_text in arguments}
+        types = argument_types(schema) if isinstance(schema, dict) else {}
+        values = {key: _value(text, is_text, types.get(key, frozenset())) for key, text, is_text in arguments}
         return "call", name, dumps(values).decode()
-
-
-def _overlap(text: str, marker: str) -> int:
-    """How many characters at the end of ``text`` begin ``marker``."""
-    at = text.find(marker[0], max(0, len(text) - len(marker) + 1))
-    while at >= 0:
-        if marker.startswith(text[at:]):
-            return len(text) - at
-        at = text.find(marker[0], at + 1)
-    return 0
 
 
 def _blanks_before(text: str, end: int) -> int:
@@ -214,11 +221,13 @@ def _blanks_before(text: str, end: int) -> int:
 # -- values -------------------------------------------------------------------------------------------------------
 
 
-def _value(text: str, is_text: bool | None, schema: Any, root: Any) -> Any:
-    """What an argument written as bare text means: the string itself, or the JSON it holds."""
+def _value(text: str, is_text: bool | None, types: Set[str]) -> Any:
+    """What an argument written as bare text means: the string itself, or the JSON it holds.
+
+    ``types``: what JSON types the argument may have; none: unknown.
+    """
     if is_text:
         return text
-    types = _types(schema, root, 0)
     if is_text is None and types == {"string"}:
         return text
     try:
@@ -229,21 +238,3 @@ def _value(text: str, is_text: bool | None, schema: Any, root: Any) -> Any:
     if is_text is None and types and not any(fits(value, kind) for kind in types - {"string"}):
         return text if "string" in types else value
     return value
-
-
-def _types(schema: Any, root: Any, depth: int) -> set[str]:
-    """The JSON types that ``schema`` allows; empty: unknown."""
-    if not isinstance(schema, dict) or depth > 8:
-        return set()
-    if isinstance(schema.get("$ref"), str) and isinstance(root, dict):
-        return _types(resolve(root, schema["$ref"])[1], root, depth + 1)
-    kind = schema.get("type")
-    if kind is not None:
-        return {item for item in (kind if isinstance(kind, list) else [kind]) if isinstance(item, str)}
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(values, list):
-        return {"string"} if all(isinstance(item, str) for item in values) else set()
-    lists = [schema.get(key) for key in ("anyOf", "oneOf", "allOf")]
-    branches = [item for items in lists if isinstance(items, list) for item in items[:64]]
-    found = [_types(item, root, depth + 1) for item in branches]
-    return set().union(*found) if all(found) else set()

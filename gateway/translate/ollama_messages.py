@@ -35,7 +35,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 class OllamaTurn(AssistantTurn):
     """One past answer of the model."""
 
-    def tool_use(self, block: JSON, name: str, used_ids: set[str], path: str) -> None:
+    def tool_use(self, block: JSON, name: str, used_ids: dict[str, int], path: str) -> None:
         call, _ = self._past_call(block, name, used_ids)
         arguments = orjson.loads(self._arguments(block, path))
         function = {"index": len(self._tool_calls), "name": name, "arguments": arguments}

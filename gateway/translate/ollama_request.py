@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
-from gateway.translate.chat_tools import is_forced, offer_tools, tool_choice
+from gateway.translate.chat_tools import OfferedTools, is_forced, tool_choice
 from gateway.translate.ollama_messages import ollama_messages
 from gateway.translate.ollama_window import asked_window
 from gateway.translate.reasoning_request import ask_for_reasoning, lay_over, sampling_fields
@@ -26,7 +26,6 @@ from gateway.translate.request_fields import (
     capped_max_tokens,
     drop_refused,
     record_unknown,
-    refuse_pretence,
     upstream_stops,
 )
 from gateway.translate.session import identity_fields
@@ -41,23 +40,26 @@ TOP_LEVEL = frozenset(
 )
 """The API's own fields; every other name of ``extra_body`` is one of its ``options``."""
 
+_MOST_FITTED = 64
+_FITTED: dict[tuple[int, str], tuple[Profile, Profile]] = {}
+"""(id of a profile, choice) -> the profile itself, which keeps the id its own, and what became of it."""
 
 
-def to_ollama(body: JSON, profile: Profile, provider: str, model: str, changes: Changes) -> JSON:
-    """The body for ``/api/chat``. Raises InvalidRequest, naming the field."""
-    refuse_pretence(body)
-    profile = on_this_wire(profile)
-    offered = offer_tools(body, profile, changes)
-    tools = bool(offered.functions)
-    reasoning = ask_for_reasoning(body, profile, tools=tools, forced=is_forced(body), changes=changes)
-    named = (body.get("tool_choice") or {}).get("type") == "tool" if is_forced(body) else False
-    tool_choice(body, offered, replace(profile, tool_choice="string" if named else "auto"), reasoning.on, changes)
+def to_ollama(
+    body: JSON, profile: Profile, provider: str, model: str, offered: OfferedTools, changes: Changes
+) -> JSON:
+    """The body for ``/api/chat``; ``offered`` in ``ollama_form``. Raises InvalidRequest, naming the field."""
+    forced = is_forced(body)
+    profile = on_this_wire(profile, "string" if forced and body["tool_choice"]["type"] == "tool" else "auto")
+    tools = bool(offered.tools)
+    reasoning = ask_for_reasoning(body, profile, tools=tools, forced=forced, changes=changes)
+    tool_choice(body, offered, profile, reasoning.on, changes)
     wire: JSON = {"model": model}
     wire["messages"] = ollama_messages(body, profile, provider, model, offered, changes)
-    if offered.functions:
-        wire["tools"] = [_tool(function, changes) for function in offered.functions]
+    if offered.tools:
+        wire["tools"] = offered.to_wire(changes)
     wire.update(stream=True, truncate=False, shift=False)
-    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
+    schema = asked_schema(body, profile, changes, tools=bool(offered.tools))
     if schema is not None:
         wire["format"] = schema
     options = _limits(body, profile, changes)
@@ -79,10 +81,15 @@ def to_ollama(body: JSON, profile: Profile, provider: str, model: str, changes: 
     return wire
 
 
-def on_this_wire(profile: Profile) -> Profile:
-    """``profile`` with what no server of this API can do otherwise."""
-    return replace(
+def on_this_wire(profile: Profile, choice: Literal["string", "auto"]) -> Profile:
+    """``profile`` with what no server of this API can do otherwise, and with ``choice`` for its ``tool_choice``."""
+    key = (id(profile), choice)
+    known = _FITTED.get(key)
+    if known is not None and known[0] is profile:
+        return known[1]
+    fitted = replace(
         profile,
+        tool_choice=choice,
         image_urls=False,
         pdf=profile.pdf if profile.pdf == "refuse" else "placeholder",
         developer_role=False,
@@ -94,6 +101,10 @@ def on_this_wire(profile: Profile) -> Profile:
         call_placeholder=None,
         drop_fields=tuple(name if _is_placed(name) else f"options.{name}" for name in profile.drop_fields),
     )
+    if len(_FITTED) >= _MOST_FITTED:
+        _FITTED.clear()
+    _FITTED[key] = (profile, fitted)
+    return fitted
 
 
 def answer_limit(body: JSON, profile: Profile) -> int | None:
@@ -141,7 +152,7 @@ def _limits(body: JSON, profile: Profile, changes: Changes) -> JSON:
 # -- tools -----------------------------------------------------------------------------------------------
 
 
-def _tool(function: JSON, changes: Changes) -> JSON:
+def ollama_form(function: JSON, changes: Changes) -> JSON:
     """A tool whose schema the server can parse: it reads schemas into typed structures, and refuses others."""
     inner = function["function"]
     parameters = _property(inner["parameters"])

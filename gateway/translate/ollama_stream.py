@@ -39,6 +39,8 @@ _NEARLY_FULL = 0.9
 class OllamaStreamTranslator(ChatStreamTranslator):
     """One answer; one object per request (the StreamTranslator contract)."""
 
+    __slots__ = ("_answer_limit", "_estimate", "_said", "_seen", "_window")
+
     new_decoder = NDJSONDecoder
     body_starts = (b"[",)
 
@@ -76,7 +78,7 @@ class OllamaStreamTranslator(ChatStreamTranslator):
 
     def _parse(self, payload: bytes) -> Any:
         """Arguments are parsed with their line, so their numbers must survive that: orjson rounds above 64 bits."""
-        if _LONG_NUMBER.search(payload):
+        if b'"arguments"' in payload and _LONG_NUMBER.search(payload):
             with suppress(ValueError, RecursionError):
                 return json.loads(payload)
         return super()._parse(payload)
@@ -99,17 +101,16 @@ class OllamaStreamTranslator(ChatStreamTranslator):
                 self._done(chunk)
 
     def _message(self, message: dict[str, Any]) -> None:
-        thinking, content, calls = (message.get(name) for name in (THINKING, "content", "tool_calls"))
+        thinking, content, calls = message.get(THINKING), message.get("content"), message.get("tool_calls")
         if isinstance(thinking, str) and thinking:
             self._said = True
-            self._think(thinking, THINKING)
+            self._think_at(THINKING, thinking)
         if isinstance(content, str) and content:
-            self._said = self._said or bool(content.strip())
+            self._said = self._said or not content.isspace()
             self._content(content)
         if isinstance(calls, list) and calls and not self.complete:
             self._said = self._spoke = True
-            self._answer.flush()
-            self._sign()
+            self._before_call()
             for call in calls:
                 self._call(call)
 

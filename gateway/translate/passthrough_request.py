@@ -29,6 +29,7 @@ _BETA_FIELDS = frozenset(
     ("speed", "inference_geo", "fallbacks", "diagnostics", "thread", "compaction", "container", "mcp_servers", "betas")
 )
 """Top-level fields that only Anthropic's own API knows, behind its betas."""
+_REASONING = ("thinking", "redacted_thinking")
 
 
 def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes: Changes) -> JSON:
@@ -107,18 +108,37 @@ def _reasoning(body: JSON, wire: JSON, profile: Profile, changes: Changes) -> No
 
 
 def _without_foreign_thinking(messages: list[Any], profile: Profile, changes: Changes) -> list[Any]:
+    """The conversation; the same list where nothing had to change."""
+    places = _thinking_places(messages)
+    if not places:
+        return messages
     foreign = re.compile(profile.foreign_signature) if profile.foreign_signature is not None else None
     kept: list[Any] = []
-    for position, message in enumerate(messages):
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, list) or not any(_is_foreign(block, foreign, profile) for block in content):
-            kept.append(message)
+    start = 0
+    for position in places:
+        content = messages[position]["content"]
+        blocks = [block for block in content if not _is_foreign(block, foreign, profile)]
+        if len(blocks) == len(content):
             continue
         changes.add("dropped", f"messages[{position}]", "reasoning of another upstream: not valid here")
-        blocks = [block for block in content if not _is_foreign(block, foreign, profile)]
+        kept += messages[start:position]
         if blocks:
-            kept.append({**message, "content": blocks})
-    return kept
+            kept.append({**messages[position], "content": blocks})
+        start = position + 1
+    return [*kept, *messages[start:]] if start else messages
+
+
+def _thinking_places(messages: list[Any]) -> list[int]:
+    """The positions of messages with reasoning in them."""
+    places: list[int] = []
+    for position, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            for block in content:
+                if isinstance(block, dict) and block.get("type") in _REASONING:
+                    places.append(position)
+                    break
+    return places
 
 
 def _is_foreign(block: Any, foreign: re.Pattern[str] | None, profile: Profile) -> bool:

@@ -35,25 +35,36 @@ _BLOCK_FIELDS = {"text": ("text",), "thinking": ("thinking",), "tool_use": ("id"
 _DELTA_OF = {"text": "text_delta", "thinking": "thinking_delta"}
 """Block type -> the delta that carries what stands in its field of the same name."""
 
-_DELTA_BLOCK = {
-    "text_delta": "text",
-    "citations_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "thinking",
+_DELTAS: dict[str, tuple[str | None, str | None]] = {
+    "text_delta": ("text", "text"),
+    "citations_delta": ("text", None),
+    "thinking_delta": ("thinking", "thinking"),
+    "signature_delta": ("thinking", "signature"),
+    "input_json_delta": (None, "partial_json"),
 }
-"""Delta -> the only block type it fits."""
+"""Delta -> (the only block type it fits, its field that is a string); None: any, none."""
 
-_DELTA_FIELD = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
-    "input_json_delta": "partial_json",
-}
-"""Delta -> its field, a string."""
+
+_ANY = (None, None)
 
 
 class PassthroughTranslator(StreamReader):
     """One answer; one object per request."""
+
+    __slots__ = (
+        "_context",
+        "_delta_seen",
+        "_estimate",
+        "_first_party",
+        "_index",
+        "_message_id",
+        "_open",
+        "_start",
+        "_started",
+        "_stops",
+        "_tool_ids",
+        "_whole_input",
+    )
 
     def __init__(
         self,
@@ -65,14 +76,13 @@ class PassthroughTranslator(StreamReader):
         stop_sequences: StopSequences | None = None,
     ) -> None:
         """``stop_sequences``: where the upstream does not stop by itself."""
-        super().__init__(context.provider)
+        super().__init__(context.provider, [])
         self.usage = Usage()
         self._context = context
         self._message_id = message_id
         self._estimate = input_tokens
         self._first_party = first_party
         self._stops = stop_sequences or StopSequences((), enforce=False)
-        self._out: list[bytes] = []
         self._start: JSON | None = None
         self._started = False
         self._index = 0
@@ -83,11 +93,6 @@ class PassthroughTranslator(StreamReader):
         """The input that stood in a tool call's start, as long as no delta came."""
         self._delta_seen = False
 
-    def _take(self) -> bytes:
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
-
     def _json_body(self, body: Any) -> None:
         error = find_error(body) if isinstance(body, dict) else None
         if error is not None:
@@ -95,20 +100,22 @@ class PassthroughTranslator(StreamReader):
         raise UpstreamProtocolError(f"{self._provider} answered with JSON instead of an event stream")
 
     def _event(self, name: str | None, payload: bytes) -> None:
-        event = self._parse(payload) if payload[:1] == b"{" else None
-        if not isinstance(event, dict):
+        if payload[:1] != b"{":
             raise self._wrong("an event that is no object")
+        event = self._parse(payload)
         kind = event.get("type", name)
         error = find_error(event)
         if error is not None or kind == "error":
             raise payload_error(error or event, self._context)
-        if not isinstance(kind, str) or not _EVENT_NAME.fullmatch(kind):
-            raise self._wrong("an event without a type")
-        handle = _HANDLERS.get(kind)
+        handle = _HANDLERS.get(kind) if isinstance(kind, str) else None
         if "type" not in event:
             event, payload = {"type": kind, **event}, b""
+        if 10 in payload:  # a line feed: the event came in several lines
+            payload = b""
         if handle is not None:
             handle(self, event, payload)
+        elif not isinstance(kind, str) or not _EVENT_NAME.fullmatch(kind):
+            raise self._wrong("an event without a type")
         elif self._started:
             self._out.append(encode_event(kind, payload or dumps(event)))
 
@@ -178,16 +185,19 @@ class PassthroughTranslator(StreamReader):
         if self._open is None or event.get("index") != self._open[0] or not isinstance(delta, dict):
             raise self._wrong("a delta for a block that is not open")
         kind = delta.get("type")
-        if not isinstance(kind, str) or _DELTA_BLOCK.get(kind, self._open[1]) != self._open[1]:
+        if not isinstance(kind, str):
             raise self._wrong("a delta that does not fit its block")
-        if kind in _DELTA_FIELD and not isinstance(delta.get(_DELTA_FIELD[kind]), str):
+        block, field = _DELTAS.get(kind, _ANY)
+        if block is not None and block != self._open[1]:
+            raise self._wrong("a delta that does not fit its block")
+        if field is not None and not isinstance(delta.get(field), str):
             raise self._wrong(f"a {kind} without its text")
-        if kind == "input_json_delta" and delta["partial_json"]:
-            self._whole_input = None
         if kind == "text_delta" and self._stops.cuts:
             self._write_text(delta["text"])
-        else:
-            self._write(event, payload)
+            return
+        if self._whole_input is not None and kind == "input_json_delta" and delta["partial_json"]:
+            self._whole_input = None
+        self._write(event, payload)
 
     def _block_stop(self, event: JSON, payload: bytes) -> None:
         if self._open is None or event.get("index") != self._open[0]:
@@ -243,7 +253,7 @@ class PassthroughTranslator(StreamReader):
         """A block's event: as it came, or anew where ``payload`` is empty or the index is not ours."""
         if not payload or event["index"] != self._index:
             payload = dumps({**event, "index": self._index})
-        self._out.append(encode_event(event["type"], payload))
+        self._out.append(_HEADS[event["type"]] + payload + b"\n\n")
 
     def _write_delta(self, delta: JSON) -> None:
         self._write({"type": "content_block_delta", "index": self._index, "delta": delta}, b"")
@@ -269,6 +279,11 @@ class PassthroughTranslator(StreamReader):
     def _drop_safeguards(self, holder: JSON) -> None:
         if not self._first_party:
             holder.pop("safeguard_results", None)
+
+
+_HEADS = {
+    f"content_block_{part}": b"event: content_block_%b\ndata: " % part.encode() for part in ("start", "delta", "stop")
+}
 
 
 def _stop_reason(delta: JSON, calls: bool) -> str:

@@ -9,6 +9,7 @@ Rules (R59, R60, R73):
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.translate.cumulative import Cumulative
@@ -16,19 +17,47 @@ from gateway.translate.opaque import encode_signature
 
 FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 DETAILS = "reasoning_details"
+REASONING_FIELDS = frozenset((*FIELDS, DETAILS))
 TAGS = "tags"
 """The field name that stands for ``<think>`` tags in the content."""
 
 
+@dataclass(slots=True)
+class _Detail:
+    """One of the ``reasoning_details``, put together from its deltas."""
+
+    told: dict[str, Any]
+    pieces: dict[str, list[str]] = field(default_factory=dict)
+    """Field -> its text, where more than one delta brought it."""
+
+    def extend(self, item: dict[str, Any], name: str, text: str) -> None:
+        """A later delta, whose ``text`` belongs to the field ``name``."""
+        if text:
+            before = self.told.setdefault(name, "")
+            self.pieces.setdefault(name, [before] if isinstance(before, str) else []).append(text)
+        for key, value in item.items():
+            if key != name and value is not None:
+                self.told[key] = value
+                self.pieces.pop(key, None)
+
+    def whole(self, shown: str) -> dict[str, Any]:
+        """The detail; text that the block shows anyway is not carried twice."""
+        for name, pieces in self.pieces.items():
+            self.told[name] = "".join(pieces)
+        return {**self.told, "text": None} if self.told.get("text") == shown and shown else self.told
+
+
 class ReasoningCollector:
     """The reasoning of one answer; one object per stream."""
+
+    __slots__ = ("_cumulative", "_details", "_field", "_model", "_provider", "_text")
 
     def __init__(self, provider: str, model: str, *, cumulative: bool) -> None:
         self._provider = provider
         self._model = model
         self._cumulative: dict[Any, Cumulative] | None = {} if cumulative else None
         self._field: str | None = None
-        self._details: list[dict[str, Any]] = []
+        self._details: list[_Detail] = []
         self._text: list[str] = []
 
     def delta(self, delta: dict[str, Any]) -> str:
@@ -38,15 +67,16 @@ class ReasoningCollector:
             value = delta.get(name)
             if isinstance(value, str) and value:
                 self._field = self._field or name
-                text = self.new_part(name, value)
+                text = value if self._cumulative is None else self.new_part(name, value)
                 break
         else:
             value = None
         details = delta.get(DETAILS)
         if isinstance(details, list):
-            repeated = "".join(self._detail(item) for item in details if isinstance(item, dict))
-            text = text if value else repeated
-        self.add(text)
+            repeated = [self._detail(item) for item in details if isinstance(item, dict)]
+            text = text if value else "".join(repeated)
+        if text:
+            self._text.append(text)
         return text
 
     def new_part(self, name: Any, value: str) -> str:
@@ -69,7 +99,7 @@ class ReasoningCollector:
             return None
         state: dict[str, Any] = {"p": self._provider, "m": self._model, "f": DETAILS if self._details else self._field}
         if self._details:
-            state["d"] = [_without_text(item, text) for item in self._details]
+            state["d"] = [detail.whole(text) for detail in self._details]
         if gaps is not None:
             state["g"] = gaps
         self._text = []
@@ -78,17 +108,18 @@ class ReasoningCollector:
 
     def _detail(self, item: dict[str, Any]) -> str:
         """Files one detail, joined to the one before where both are pieces of one text; its new text."""
-        text = item.get("text") if isinstance(item.get("text"), str) else item.get("summary")
-        place = (DETAILS, str(item.get("index")), str(item.get("type")))
-        text = self.new_part(place, text) if isinstance(text, str) else ""
-        last = self._details[-1] if self._details else None
+        text = item.get("text")
+        if not isinstance(text, str):
+            text = item.get("summary")
+        if not isinstance(text, str):
+            text = ""
+        if self._cumulative is not None:
+            text = self.new_part((DETAILS, str(item.get("index")), str(item.get("type"))), text)
         name = "summary" if "summary" in item else "text"
-        if last is not None and _same_text(last, item):
-            if text:
-                last[name] = last.get(name, "") + text
-            last.update({k: v for k, v in item.items() if k != name and v is not None})
+        if self._details and _same_text(self._details[-1].told, item):
+            self._details[-1].extend(item, name, text)
         else:
-            self._details.append({**item, name: text} if text else dict(item))
+            self._details.append(_Detail({**item, name: text} if text else dict(item)))
         return text
 
 
@@ -112,8 +143,3 @@ def _same_text(last: dict[str, Any], item: dict[str, Any]) -> bool:
         and item.get("type") in ("reasoning.text", "reasoning.summary")
         and item.get("index") == last.get("index")
     )
-
-
-def _without_text(item: dict[str, Any], text: str) -> dict[str, Any]:
-    """Text that the block holds anyway is not carried twice."""
-    return {**item, "text": None} if item.get("text") == text and text else item

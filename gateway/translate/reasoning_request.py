@@ -38,10 +38,13 @@ _UNSAID = "medium"
 class ReasoningRequest:
     """How one request asks for reasoning."""
 
-    fields: JSON = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     """To be laid over the upstream body; nested."""
     on: bool | None = None
     """The model will reason, or will not; None: nobody here knows."""
+
+
+_UNDECIDED = ReasoningRequest()
 
 
 def ask_for_reasoning(body: JSON, profile: Profile, *, tools: bool, forced: bool, changes: Changes) -> ReasoningRequest:
@@ -118,7 +121,7 @@ def _off(profile: Profile, kind: Any, changes: Changes) -> ReasoningRequest:
     if profile.effort_field is None or not profile.efforts:
         if kind is not None:
             changes.add("dropped", "thinking", "the upstream decides by itself")
-        return ReasoningRequest()
+        return _UNDECIDED
     lowest = profile.efforts[0]
     if lowest != "none" and kind is not None:
         changes.add("replaced", "thinking", f"it cannot be switched off; the effort is {lowest}")
@@ -137,7 +140,7 @@ def _on(thinking: JSON, effort: str | None, profile: Profile, changes: Changes) 
     if profile.effort_field is None:
         if profile.thinking_on is None:
             changes.add("dropped", "thinking", "the upstream decides by itself")
-            return ReasoningRequest()
+            return _UNDECIDED
         if budget is not None:
             changes.add("dropped", "thinking.budget_tokens", "the upstream has no budget for reasoning")
         return ReasoningRequest(fields, on=True)

@@ -71,16 +71,17 @@ def _check_messages(messages: Any) -> None:
             raise InvalidRequest(f"messages[{position}]: Input should be an object")
         if not isinstance(message.get("role"), str):
             raise InvalidRequest(f"messages[{position}].role: Input should be 'user', 'assistant' or 'system'")
-        _check_content(message.get("content"), f"messages[{position}].content")
+        content = message.get("content")
+        if not isinstance(content, str):
+            _check_content(content, position)
 
 
-def _check_content(content: Any, path: str) -> None:
-    if isinstance(content, str):
-        return
+def _check_content(content: Any, message: int) -> None:
     if not isinstance(content, list):
-        raise InvalidRequest(f"{path}: Input should be a string or a list of content blocks")
+        raise InvalidRequest(f"messages[{message}].content: Input should be a string or a list of content blocks")
     for position, block in enumerate(content):
-        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise InvalidRequest(f"{path}[{position}]: Input should be an object with a type")
-        if block["type"] == "text" and not isinstance(block.get("text"), str):
-            raise InvalidRequest(f"{path}[{position}].text: Input should be a string")
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not isinstance(kind, str):
+            raise InvalidRequest(f"messages[{message}].content[{position}]: Input should be an object with a type")
+        if kind == "text" and not isinstance(block.get("text"), str):
+            raise InvalidRequest(f"messages[{message}].content[{position}].text: Input should be a string")

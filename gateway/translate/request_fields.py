@@ -55,7 +55,9 @@ def capped_max_tokens(body: JSON, profile: Profile, changes: Changes) -> int | N
 
 def asked_stops(body: JSON) -> tuple[str, ...]:
     """The stop sequences that the client wants. Raises InvalidRequest."""
-    stops = body.get("stop_sequences") or []
+    stops = body.get("stop_sequences")
+    if not stops:
+        return ()
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidRequest("stop_sequences: Input should be a list of strings")
     return tuple(stop for stop in stops if stop)
@@ -73,6 +75,8 @@ def upstream_stops(body: JSON, profile: Profile, changes: Changes) -> list[str]:
 
 def asked_schema(body: JSON, profile: Profile, changes: Changes, *, tools: bool) -> JSON | None:
     """The JSON schema that the answer must fit, if the upstream can see to that. ``tools``: some are offered."""
+    if "output_config" not in body and "output_format" not in body:
+        return None
     config = body.get("output_config")
     config = config if isinstance(config, dict) else {}
     for name in config:
@@ -109,6 +113,8 @@ def is_strict(schema: Any) -> bool:
 
 def record_unknown(body: JSON, changes: Changes, also: Collection[str] = ()) -> None:
     """Records every field that no translated wire knows; ``also`` are those that this one does."""
+    if TRANSLATED.issuperset(body):
+        return
     for name in body:
         if name not in TRANSLATED and name not in also and body[name] is not None:
             changes.add("dropped", name, _REASONS.get(name, "not known to this API"))

@@ -46,8 +46,7 @@ class AssistantItems(AssistantTurn):
         self._phase = None
         self._items.append(item)
 
-    def tool_use(self, block: JSON, name: str, used_ids: set[str], path: str) -> None:
-        """A call; ``name`` is the upstream's, ``used_ids`` are the upstream ids so far."""
+    def tool_use(self, block: JSON, name: str, used_ids: dict[str, int], path: str) -> None:
         call, _ = self._past_call(block, name, used_ids)
         self._phase = None
         arguments = self._arguments(block, path)

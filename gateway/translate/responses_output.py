@@ -5,6 +5,7 @@ Rules (R93):
   the item's id decides, then its call id, then the order.
 * A ``done`` event, or the ``output`` of the whole response, brings only what no delta brought: the rest of
   a text that it continues, never a text twice.
+* An item is looked up, not looked for, wherever its ids are known: answers have hundreds of items.
 """
 
 from __future__ import annotations
@@ -51,12 +52,9 @@ class OutputItem:
     """Nothing more is to be done about its end."""
     _cumulative: dict[Place, Cumulative] = field(default_factory=dict)
 
-    def add(self, place: Place, delta: str, *, cumulative: bool) -> str:
-        """What ``delta`` adds to the part at ``place``."""
-        self.streamed = True
-        if cumulative:
-            delta = self._cumulative.setdefault(place, Cumulative()).new_part(delta)
-        return self._say(place, delta)
+    def new_part(self, place: Place, delta: str) -> str:
+        """``delta`` without what a cumulative upstream already sent."""
+        return self._cumulative.setdefault(place, Cumulative()).new_part(delta)
 
     def fill(self, place: Place, whole: Any) -> str:
         """What is still missing of the part at ``place``, of which ``whole`` is the full text."""
@@ -64,10 +62,10 @@ class OutputItem:
             return ""
         said = self.text(place)
         if said:
-            return self._say(place, whole[len(said) :]) if whole.startswith(said) else ""
+            return self.say(place, whole[len(said) :]) if whole.startswith(said) else ""
         if self.streamed and any(whole in self.text(other) for other in self.said if other[0] == place[0]):
             return ""
-        return self._say(place, whole)
+        return self.say(place, whole)
 
     def text(self, place: Place) -> str:
         """What was said of the part at ``place``."""
@@ -78,20 +76,33 @@ class OutputItem:
             pieces[:] = ["".join(pieces)]
         return pieces[0]
 
-    def _say(self, place: Place, text: str) -> str:
+    def say(self, place: Place, text: str) -> str:
+        """Files new text of the part at ``place``."""
         if text:
-            self.said.setdefault(place, []).append(text)
+            pieces = self.said.get(place)
+            if pieces is None:
+                self.said[place] = [text]
+            else:
+                pieces.append(text)
         return text
 
 
 class OutputItems:
     """The items of one answer, in order of arrival."""
 
+    __slots__ = ("_by_call", "_by_id", "_by_index", "_cumulative", "_kept", "_open", "_told_ids", "items")
+
     def __init__(self, *, cumulative: bool) -> None:
         self.items: list[OutputItem] = []
         self._cumulative = cumulative
         self._by_index: dict[int, OutputItem] = {}
         self._by_id: dict[str, OutputItem] = {}
+        """The item that was last spoken of under an id."""
+        self._told_ids: dict[str, list[OutputItem]] = {}
+        """The items that were told with an id."""
+        self._by_call: dict[str, list[OutputItem]] = {}
+        self._open: dict[int, OutputItem] = {}
+        """Number -> item that is not done."""
         self._kept = 0
 
     def added(self, event: JSON, item: JSON) -> OutputItem:
@@ -99,31 +110,33 @@ class OutputItems:
         kind = _kind(item)
         index, item_id = _index(event), _string(item.get("id"))
         known = self._by_index.get(index) if index is not None else self._by_id.get(item_id or "")
-        if known is None or known.kind != kind or known.done or (known.whole and not _same(item, [known])):
+        if known is None or known.kind != kind or known.done or (known.whole and not _is_same(item, known)):
             known = self._new(kind, index)
         return self._told(known, item)
 
     def of_delta(self, event: JSON, kind: str) -> OutputItem:
         """The item that a delta, or the end of a part, belongs to."""
-        index, item_id = _index(event), _string(event.get("item_id"))
-        item = self._by_id.get(item_id or "")
+        index, item_id = _index(event), event.get("item_id")
+        if not isinstance(item_id, str):
+            item_id = ""
+        item = self._by_id.get(item_id)
         if item is not None and item.kind == kind and index in (None, item.index):
             return item
         item = self._by_index.get(index) if index is not None else None
         if item is None or item.kind != kind:
-            same = (other for other in reversed(self.items) if other.kind == kind and not other.done)
+            same = (other for other in reversed(self._open.values()) if other.kind == kind)
             item = next((other for other in same if index in (None, other.index)), None)
             if item is None:
                 item = self._new(kind, index)
-                self._by_id[item_id or ""] = item
+                self._by_id[item_id] = item
         return item
 
     def done(self, event: JSON, item: JSON) -> OutputItem:
         """The item of ``output_item.done``."""
         kind, index = _kind(item), _index(event)
-        found = _same(item, [other for other in self.items if other.kind == kind and index in (None, other.index)])
+        found = next((other for other in self._same(item) if index in (None, other.index)), None)
         if found is None:
-            waiting = [other for other in self.items if other.kind == kind and not other.done]
+            waiting = [other for other in self._open.values() if other.kind == kind]
             if index is not None:
                 waiting = [other for other in waiting if other.index == index]
             elif item.get("call_id"):
@@ -134,26 +147,38 @@ class OutputItems:
     def of_response(self, output: Iterable[Any]) -> list[OutputItem]:
         """The items of a whole response, each matched with what was streamed of it."""
         wanted = [(place, item) for place, item in enumerate(output) if isinstance(item, dict)]
-        left = list(self.items)
+        left = {item.number: item for item in self.items}
         found: dict[int, OutputItem] = {}
-        for exact in (True, False):
-            for place, item in wanted:
-                if place in found:
-                    continue
-                candidates = [other for other in left if other.kind == _kind(item)]
-                match = _same(item, candidates) if exact else _likely(place, item, candidates)
+        for place, item in wanted:
+            match = next((other for other in self._same(item) if other.number in left), None)
+            if match is not None:
+                found[place] = left.pop(match.number)
+        there = {(other.kind, other.index): other for other in reversed(left.values())}
+        for place, item in wanted:
+            if place not in found:
+                match = there.get((_kind(item), place))
+                if match is None or match.number not in left:
+                    match = _first(item, left.values())
                 if match is not None:
-                    found[place] = match
-                    left.remove(match)
+                    found[place] = left.pop(match.number)
         return [
             self._told(found.get(place) or self._new(_kind(item), place), item, done=True) for place, item in wanted
         ]
+
+    def _same(self, item: JSON) -> list[OutputItem]:
+        """The items with ``item``'s own call id or id."""
+        kind, call_id, item_id = _kind(item), _string(item.get("call_id")), _string(item.get("id"))
+        same = self._by_call.get(call_id, []) if call_id is not None else []
+        told = self._told_ids.get(item_id, []) if item_id is not None else []
+        same = same + [other for other in told if call_id is None or other.call_id is None]
+        return sorted((other for other in same if other.kind == kind), key=lambda other: other.number)
 
     def add(self, item: OutputItem, place: Place, delta: Any) -> str:
         """The new text of a delta."""
         if not isinstance(delta, str) or not delta:
             return ""
-        return self._keep(item.add(place, delta, cumulative=self._cumulative))
+        item.streamed = True
+        return self._keep(item.say(place, item.new_part(place, delta) if self._cumulative else delta))
 
     def fill(self, item: OutputItem, place: Place, whole: Any) -> str:
         """The text that no delta brought."""
@@ -170,39 +195,40 @@ class OutputItems:
             raise UpstreamProtocolError(f"the answer has more than {MAX_ITEMS} output items")
         item = OutputItem(kind, len(self.items), index)
         self.items.append(item)
+        self._open[item.number] = item
         if index is not None:
             self._by_index[index] = item
         return item
 
     def _told(self, known: OutputItem, item: JSON, *, done: bool = False) -> OutputItem:
         known.whole = item
-        known.done = known.done or done
-        known.call_id = known.call_id or _string(item.get("call_id"))
-        item_id = _string(item.get("id"))
+        if done:
+            known.done = True
+            self._open.pop(known.number, None)
+        call_id, item_id = _string(item.get("call_id")), _string(item.get("id"))
+        if call_id is not None and known.call_id is None:
+            known.call_id = call_id
+            self._by_call.setdefault(call_id, []).append(known)
         if item_id is not None:
-            known.ids.add(item_id)
             self._by_id[item_id] = known
+            if item_id not in known.ids:
+                known.ids.add(item_id)
+                self._told_ids.setdefault(item_id, []).append(known)
         return known
 
 
-def _same(item: JSON, candidates: list[OutputItem]) -> OutputItem | None:
-    """The candidate with the item's own call id or id."""
+def _is_same(item: JSON, other: OutputItem) -> bool:
+    """Whether they have one call id, or one id where a call id is unknown."""
     call_id, item_id = _string(item.get("call_id")), _string(item.get("id"))
-    for other in candidates:
-        if call_id is not None and other.call_id is not None:
-            if other.call_id == call_id:
-                return other
-        elif item_id is not None and item_id in other.ids:
-            return other
-    return None
+    if call_id is not None and other.call_id is not None:
+        return other.call_id == call_id
+    return item_id is not None and item_id in other.ids
 
 
-def _likely(place: int, item: JSON, candidates: list[OutputItem]) -> OutputItem | None:
-    """Where ids rotate: the candidate at the same place, else the first."""
-    there = next((other for other in candidates if other.index == place), None)
-    if there is None and item.get("call_id"):
-        candidates = [other for other in candidates if other.call_id is None]
-    return there or (candidates[0] if candidates else None)
+def _first(item: JSON, candidates: Iterable[OutputItem]) -> OutputItem | None:
+    """Where ids rotate: the first of the kind, for a call the first whose call id is unknown."""
+    kind, called = _kind(item), bool(item.get("call_id"))
+    return next((other for other in candidates if other.kind == kind and not (called and other.call_id)), None)
 
 
 def _kind(item: JSON) -> str:

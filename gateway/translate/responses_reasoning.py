@@ -30,6 +30,8 @@ _NOT_SENT = ("status",)
 class ThinkingBlocks:
     """Writes the reasoning items of one answer."""
 
+    __slots__ = ("_forms", "_item", "_last_part", "_model", "_provider", "_shown", "_writer")
+
     def __init__(self, writer: MessageStreamWriter, provider: str, model: str) -> None:
         self._writer = writer
         self._provider = provider

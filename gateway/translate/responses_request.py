@@ -14,7 +14,7 @@ from typing import Any
 from gateway.profile import Profile
 from gateway.translate.changes import Changes
 from gateway.translate.chat_messages import ChatMessages
-from gateway.translate.chat_tools import is_forced, offer_tools, tool_choice
+from gateway.translate.chat_tools import OfferedTools, is_forced, tool_choice
 from gateway.translate.reasoning_request import ask_for_reasoning, lay_over, sampling_fields
 from gateway.translate.request_fields import (
     asked_schema,
@@ -23,7 +23,6 @@ from gateway.translate.request_fields import (
     drop_refused,
     is_strict,
     record_unknown,
-    refuse_pretence,
 )
 from gateway.translate.responses_items import AssistantItems, to_items
 from gateway.translate.session import identity_fields
@@ -34,17 +33,17 @@ LEAST_OUTPUT_TOKENS = 16
 """The API refuses less."""
 
 
-def to_responses(body: JSON, profile: Profile, provider: str, model: str, changes: Changes) -> JSON:
-    """The body for ``/responses``. Raises InvalidRequest, naming the field."""
-    refuse_pretence(body)
-    offered = offer_tools(body, profile, changes)
-    tools = bool(offered.functions)
+def to_responses(
+    body: JSON, profile: Profile, provider: str, model: str, offered: OfferedTools, changes: Changes
+) -> JSON:
+    """The body for ``/responses``; ``offered`` in ``responses_form``. Raises InvalidRequest, naming the field."""
+    tools = bool(offered.tools)
     reasoning = ask_for_reasoning(body, profile, tools=tools, forced=is_forced(body), changes=changes)
     choice = tool_choice(body, offered, profile, reasoning.on, changes)
     messages = ChatMessages(profile, provider, model, offered, changes, AssistantItems).translate(body)
     wire: JSON = {"model": model, "input": to_items(messages)}
-    if offered.functions:
-        wire["tools"] = [{"type": "function", **tool["function"], "strict": False} for tool in offered.functions]
+    if offered.tools:
+        wire["tools"] = offered.to_wire(changes)
     wire.update(_flat_choice(choice))
     max_tokens = max_output_tokens(body, profile, changes)
     if max_tokens is not None:
@@ -53,7 +52,7 @@ def to_responses(body: JSON, profile: Profile, provider: str, model: str, change
         changes.add("moved", "stop_sequences", "the API has none; the gateway cuts the answer itself")
     wire.update(sampling_fields(body, profile, reasoning, changes))
     lay_over(wire, reasoning.fields)
-    schema = asked_schema(body, profile, changes, tools=bool(offered.functions))
+    schema = asked_schema(body, profile, changes, tools=bool(offered.tools))
     if schema is not None:
         form = {"type": "json_schema", "name": "output", "schema": schema, "strict": is_strict(schema)}
         lay_over(wire, {"text": {"format": form}})
@@ -75,6 +74,11 @@ def max_output_tokens(body: JSON, profile: Profile, changes: Changes) -> int | N
         changes.add("replaced", "max_tokens", f"{LEAST_OUTPUT_TOKENS} is the least that the API takes")
         return LEAST_OUTPUT_TOKENS
     return wanted
+
+
+def responses_form(function: JSON, changes: Changes) -> JSON:
+    """A tool of Chat Completions as this API takes it."""
+    return {"type": "function", **function["function"], "strict": False}
 
 
 def _flat_choice(choice: JSON) -> JSON:

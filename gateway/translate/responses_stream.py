@@ -53,6 +53,21 @@ _ARGUMENTS = ("arguments", 0)
 class ResponsesStreamTranslator(StreamReader):
     """One answer; one object per request (the StreamTranslator contract)."""
 
+    __slots__ = (
+        "_answer",
+        "_call_ids",
+        "_calls",
+        "_context",
+        "_items",
+        "_last_message",
+        "_limit",
+        "_reasoned",
+        "_reported",
+        "_tagged",
+        "_thoughts",
+        "_writer",
+    )
+
     def __init__(
         self,
         writer: MessageStreamWriter,
@@ -66,7 +81,7 @@ class ResponsesStreamTranslator(StreamReader):
         leaked_calls: LeakedCalls | None = None,
     ) -> None:
         """``max_output_tokens``: what was asked for; some servers stop there and call it a normal end."""
-        super().__init__(context.provider)
+        super().__init__(context.provider, writer.out)
         self._limit = max_output_tokens
         self._writer = writer
         self._calls = calls
@@ -89,13 +104,10 @@ class ResponsesStreamTranslator(StreamReader):
         self._reasoned = False
         self._last_message: OutputItem | None = None
 
-    def _take(self) -> bytes:
-        return self._writer.take()
-
     # -- events ------------------------------------------------------------------------------------------
 
     def _event(self, name: str | None, payload: bytes) -> None:
-        if payload.startswith(b"[DONE]"):
+        if payload[:6] == b"[DONE]":
             self.finished = self.complete = True
             return
         event = self._parse(payload)
@@ -219,7 +231,8 @@ class ResponsesStreamTranslator(StreamReader):
             return
         name = place[0]
         if name == "text" or name == "refusal":
-            self._message(item)
+            if item is not self._last_message:
+                self._message(item)
             if name == "refusal":
                 self.stop_reason = "refusal"
                 self._answer.text(text)
@@ -227,6 +240,7 @@ class ResponsesStreamTranslator(StreamReader):
                 self._content(text)
         elif name in ("summary", "content"):
             self._reason(item)
+            self._answer.reasoned()
             self._thoughts.say(item, place, text)
         elif name == "arguments" and not self._is_wrapper(item) and item.announced:
             self._calls.feed([{"index": item.number, "function": {"arguments": text}}])
@@ -235,8 +249,6 @@ class ResponsesStreamTranslator(StreamReader):
 
     def _message(self, item: OutputItem) -> None:
         """Text of another message than before is a block of its own."""
-        if item is self._last_message:
-            return
         if self._last_message is not None:
             self._answer.flush()
             self._writer.end_block()
@@ -250,6 +262,7 @@ class ResponsesStreamTranslator(StreamReader):
 
     def _think_in_tags(self, text: str) -> None:
         self._tagged.add(text, TAGS)
+        self._answer.reasoned()
         self._writer.thinking(text)
 
     def _stop(self) -> None:
@@ -267,10 +280,12 @@ class ResponsesStreamTranslator(StreamReader):
         self._answer.flush()
         self._last_message = None
         self._sign()
+        self._answer.reasoned()
         self._thoughts.begin(item)
 
     def _sign(self) -> None:
         """Closes reasoning with the state that must come back."""
+        self._answer.unsigned = False
         signature = self._tagged.take_signature(self._answer.gaps)
         if signature is not None:
             self._writer.signature(signature)

@@ -71,6 +71,7 @@ OF_TYPE = {
 _LOWER_BOUNDS = _words("minimum exclusiveMinimum minLength minItems minProperties minContains")
 _UPPER_BOUNDS = _words("maximum exclusiveMaximum maxLength maxItems maxProperties maxContains")
 _NOTE_LENGTH = 200
+_TYPE_DEPTH = 8
 
 
 def map_children(node: JSON, visit: Callable[[str, Any], Any]) -> JSON:
@@ -318,3 +319,33 @@ def _size(value: Any) -> int:
         elif isinstance(item, list):
             waiting.extend(item)
     return total
+
+
+def argument_types(schema: JSON) -> dict[str, frozenset[str]]:
+    """Property of an object -> the JSON types that its schema allows; none: unknown."""
+    known: dict[tuple[int, int], frozenset[str]] = {}
+
+    def types(node: Any, depth: int) -> frozenset[str]:
+        if not isinstance(node, dict) or depth > _TYPE_DEPTH:
+            return frozenset()
+        place = (id(node), depth)
+        if place not in known:  # references may lead to one node in very many ways
+            known[place] = found(node, depth)
+        return known[place]
+
+    def found(node: JSON, depth: int) -> frozenset[str]:
+        if isinstance(node.get("$ref"), str):
+            return types(resolve(schema, node["$ref"])[1], depth + 1)
+        kind = node.get("type")
+        if kind is not None:
+            return frozenset(item for item in (kind if isinstance(kind, list) else [kind]) if isinstance(item, str))
+        values = node.get("enum", [node["const"]] if "const" in node else None)
+        if isinstance(values, list):
+            return frozenset(("string",)) if all(isinstance(item, str) for item in values) else frozenset()
+        lists = [node.get(key) for key in ("anyOf", "oneOf", "allOf")]
+        branches = [item for items in lists if isinstance(items, list) for item in items[:MAX_ALTERNATIVES]]
+        allowed = [types(item, depth + 1) for item in branches]
+        return frozenset().union(*allowed) if all(allowed) else frozenset()
+
+    properties = schema.get("properties")
+    return {name: types(child, 0) for name, child in properties.items()} if isinstance(properties, dict) else {}

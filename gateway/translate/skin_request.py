@@ -7,6 +7,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from gateway.profile import Profile
@@ -27,7 +29,7 @@ def fit_system(wire: JSON, profile: Profile) -> None:
     if not profile.system_blocks:
         texts = [block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)]
         wire["system"] = "\n\n".join(texts)
-    elif any(new is not old for new, old in zip(blocks, system, strict=True)):
+    elif not _same(blocks, system):
         wire["system"] = blocks
 
 
@@ -37,67 +39,80 @@ def fit_messages(
     """The conversation; the same list where nothing had to change. ``names``: of tools, client -> upstream."""
     if profile.first_party:
         return messages
-    fitted = [
-        _Message(profile, target, names, changes, position).fit(message)
-        for position, message in enumerate(paired(messages, changes))
-    ]
+    fitter = _Fitter(profile, target, names, changes)
+    fitted = [fitter.fit(message, position) for position, message in enumerate(paired(messages, changes))]
     if profile.joined_turns:
         fitted = _joined(fitted)
-    unchanged = len(fitted) == len(messages) and all(new is old for new, old in zip(fitted, messages, strict=True))
-    return messages if unchanged else fitted
+    return messages if _same(fitted, messages) else fitted
 
 
-class _Message:
-    """Fits one message."""
+class _Fitter:
+    """Fits the messages of one request, one after the other."""
 
-    def __init__(
-        self, profile: Profile, target: str, names: dict[str, str], changes: Changes, position: int
-    ) -> None:
+    def __init__(self, profile: Profile, target: str, names: dict[str, str], changes: Changes) -> None:
         self._profile = profile
         self._target = target
         self._names = names
         self._changes = changes
-        self._path = f"messages[{position}]"
+        self._position = 0
+        self._moves_system = profile.mid_system == "user"
+        self._demands_reasoning = profile.reasoning_placeholder is not None
+        self._part_kinds = _fitted_parts(profile)
+        self._kinds = (*self._part_kinds, "tool_result", *(("tool_use",) if names else ()))
 
-    def fit(self, message: Any) -> Any:
+    def fit(self, message: Any, position: int) -> Any:
         if not isinstance(message, dict):
             return message
-        if message.get("role") == "system" and self._profile.mid_system == "user":
+        self._position = position
+        role = message.get("role")
+        if role == "system" and self._moves_system:
             return self._reminder(message)
         content = message.get("content")
         if not isinstance(content, list):
             return message
-        blocks = [self._block(block) for block in content]
-        blocks = self._with_placeholder(message, blocks)
-        if len(blocks) == len(content) and all(new is old for new, old in zip(blocks, content, strict=True)):
-            return message
-        return {**message, "content": blocks}
+        blocks = self._each(content, self._kinds, self._block)
+        if self._demands_reasoning and role == "assistant":
+            blocks = self._with_placeholder(blocks)
+        return message if blocks is content else {**message, "content": blocks}
+
+    def _each(self, items: list[Any], kinds: tuple[str, ...], fit: Callable[[JSON], JSON]) -> list[Any]:
+        """``items`` with those of ``kinds``, and marked ones, fitted; ``items`` itself where nothing had to change."""
+        fitted: list[Any] | None = None
+        for place, item in enumerate(items):
+            if isinstance(item, dict) and (item.get("type") in kinds or "cache_control" in item):
+                new = fit(item)
+                if new is not item:
+                    fitted = list(items) if fitted is None else fitted
+                    fitted[place] = new
+        return items if fitted is None else fitted
 
     def _reminder(self, message: JSON) -> JSON:
         content = message.get("content")
         texts = [content] if isinstance(content, str) else [_text_of(block) for block in content or ()]
-        self._changes.add("moved", self._path, "a system message in the middle goes as a <system-reminder>")
+        self._changes.add("moved", self._path(), "a system message in the middle goes as a <system-reminder>")
         text = "\n\n".join(filter(None, texts))
         return {
             "role": "user",
             "content": [{"type": "text", "text": f"<system-reminder>\n{text}\n</system-reminder>"}],
         }
 
-    def _block(self, block: Any) -> Any:
+    def _block(self, block: JSON) -> JSON:
+        kind = block.get("type")
+        if kind == "tool_result":
+            return self._result(_without_marks(block, self._profile))
         block = self._part(block)
-        kind = block.get("type") if isinstance(block, dict) else None
         if kind == "tool_use" and isinstance(block.get("name"), str) and block["name"] in self._names:
             return {**block, "name": self._names[block["name"]]}
-        return self._result(block) if kind == "tool_result" else block
+        return block
 
-    def _part(self, block: Any) -> Any:
+    def _part(self, block: JSON) -> JSON:
         """A block that holds no others."""
         block = _without_marks(block, self._profile)
-        kind = block.get("type") if isinstance(block, dict) else None
+        kind = block.get("type")
         if kind == "image" and not self._profile.images:
             return self._placeholder("An image", "images")
         if kind == "tool_reference" and not self._profile.keep_betas:
-            self._changes.add("replaced", self._path, "a tool_reference is told as text")
+            self._changes.add("replaced", self._path(), "a tool_reference is told as text")
             return {"type": "text", "text": f"Tool {block.get('tool_name')} is now available."}
         if kind == "document" and self._profile.pdf == "placeholder":
             return self._document(block)
@@ -110,30 +125,48 @@ class _Message:
             return {"type": "text", "text": source["data"]}
         return self._placeholder(f"The document {block.get('title') or ''}".rstrip(), "PDF documents")
 
+    def _path(self) -> str:
+        return f"messages[{self._position}]"
+
     def _placeholder(self, what: str, kind: str) -> JSON:
-        self._changes.add("replaced", self._path, f"the model takes no {kind}")
+        self._changes.add("replaced", self._path(), f"the model takes no {kind}")
         return {"type": "text", "text": f"[{what} was left out: {self._target} takes no {kind}.]"}
 
     def _result(self, block: JSON) -> JSON:
         content = block.get("content")
         if isinstance(content, list):
-            inner: Any = [self._part(item) for item in content]
+            inner: Any = self._each(content, self._part_kinds, self._part)
             if not inner and self._profile.joined_turns:
                 inner = NO_OUTPUT
-            if inner == NO_OUTPUT or any(new is not old for new, old in zip(inner, content, strict=True)):
+            if inner is not content:
                 block = {**block, "content": inner}
         if self._profile.tool_result_id and "id" not in block:
             block = {**block, "id": block.get("tool_use_id")}
         return block
 
-    def _with_placeholder(self, message: JSON, blocks: list[Any]) -> list[Any]:
-        """A thinking block in front, where the upstream demands one and the history has none (R61)."""
-        text = self._profile.reasoning_placeholder
+    def _with_placeholder(self, blocks: list[Any]) -> list[Any]:
+        """An answer with a thinking block in front, where the upstream demands one and there is none (R61)."""
         kinds = [block.get("type") for block in blocks if isinstance(block, dict)]
-        if text is None or message.get("role") != "assistant" or "thinking" in kinds or "tool_use" not in kinds:
+        if "thinking" in kinds or "tool_use" not in kinds:
             return blocks
-        self._changes.add("added", self._path, "the upstream demands reasoning on every turn with tool calls")
-        return [{"type": "thinking", "thinking": text, "signature": ""}, *blocks]
+        self._changes.add("added", self._path(), "the upstream demands reasoning on every turn with tool calls")
+        placeholder = {"type": "thinking", "thinking": self._profile.reasoning_placeholder, "signature": ""}
+        return [placeholder, *blocks]
+
+
+def _fitted_parts(profile: Profile) -> tuple[str, ...]:
+    """The kinds of blocks that the upstream does not take; of marks it may refuse any."""
+    refused = {
+        "image": not profile.images,
+        "tool_reference": not profile.keep_betas,
+        "document": profile.pdf == "placeholder",
+    }
+    return tuple(kind for kind, wanted in refused.items() if wanted)
+
+
+def _same(new: list[Any], old: list[Any]) -> bool:
+    """Whether these are the same objects."""
+    return len(new) == len(old) and all(map(is_, new, old))
 
 
 def _without_marks(block: Any, profile: Profile) -> Any:
@@ -151,16 +184,20 @@ def _without_marks(block: Any, profile: Profile) -> Any:
 def _joined(messages: list[Any]) -> list[Any]:
     """Neighbouring messages of one role as one; none with an empty list."""
     out: list[Any] = []
+    run: list[Any] | None = None
+    """The content of the last message, once it is that of several."""
     for message in messages:
-        if not isinstance(message, dict) or message.get("content") == []:
-            if not isinstance(message, dict):
-                out.append(message)
-            continue
         last = out[-1] if out else None
-        if isinstance(last, dict) and last.get("role") == message.get("role"):
-            out[-1] = {**last, "content": [*_blocks(last.get("content")), *_blocks(message.get("content"))]}
+        if isinstance(message, dict) and message.get("content") == []:
+            continue
+        if isinstance(message, dict) and isinstance(last, dict) and last.get("role") == message.get("role"):
+            if run is None:
+                run = [*_blocks(last.get("content"))]
+                out[-1] = {**last, "content": run}
+            run += _blocks(message.get("content"))
         else:
             out.append(message)
+            run = None
     return out
 
 

@@ -8,15 +8,22 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from functools import partial
+from operator import is_
 from typing import Any
 
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
-from gateway.translate.changes import Changes
+from gateway.translate.changes import Change, Changes
 from gateway.translate.chat_tools import is_forced, upstream_tool_name
 from gateway.translate.tool_schema import fit_schema
+from gateway.wire.json_text import dumps_request
+from gateway.wire.request_reader import SharedTools
 
 JSON = dict[str, Any]
+Fitted = tuple[list[Any] | None, tuple[Change, ...]]
+"""The tools as the upstream takes them, None where that is as they are; and what was changed."""
 
 
 def upstream_names(body: JSON, profile: Profile) -> dict[str, str]:
@@ -37,15 +44,16 @@ def fit_tools(wire: JSON, history: list[Any], profile: Profile, names: dict[str,
     tools = wire.get("tools")
     if not isinstance(tools, list) or profile.first_party:
         return
-    if not profile.keep_betas and not profile.server_tools:
-        tools = [tool for tool in tools if not _runs_at_anthropic(tool, changes)]
+    if isinstance(tools, SharedTools) and not tools.once("deferred", partial(_any_deferred, tools)):
+        fitted, made = tools.once(_asked(profile, names), partial(_shared, tools, profile, names))
+    else:
+        fitted, made = _fitted_tools(tools, history, profile, names)
+    tools = tools if fitted is None else fitted
+    changes.update(made)
     if not tools:
         del wire["tools"]
         return
-    if "defer_loading" in profile.drop_tool_fields:
-        tools = _deferred_last(tools, history)
-    dropped = {*profile.drop_tool_fields, *(("cache_control",) if profile.cache == "none" else ())}
-    wire["tools"] = [_fitted(tool, dropped, profile, names, changes) for tool in tools]
+    wire["tools"] = tools
     if profile.max_tools is not None and len(tools) > profile.max_tools:
         raise InvalidRequest(f"tools: {len(tools)} tools are offered, and this model takes {profile.max_tools} at most")
 
@@ -81,9 +89,35 @@ def fit_choice(wire: JSON, profile: Profile, names: dict[str, str], changes: Cha
         wire["tool_choice"] = choice
 
 
+def _asked(profile: Profile, names: dict[str, str]) -> Hashable:
+    """All that ``_fitted_tools`` reads beside the tools, and beside the history of deferred ones."""
+    return (
+        *("skin", profile.keep_betas, profile.server_tools, profile.cache, profile.drop_tool_fields),
+        *(profile.schema_rewrites, profile.schema_dropped, tuple(names.items())),
+    )
+
+
+def _shared(tools: list[Any], profile: Profile, names: dict[str, str]) -> Fitted:
+    fitted, changes = _fitted_tools(tools, [], profile, names)
+    return None if fitted is None else SharedTools(fitted, dumps_request(fitted)), changes
+
+
+def _fitted_tools(tools: list[Any], history: list[Any], profile: Profile, names: dict[str, str]) -> Fitted:
+    changes = Changes()
+    fitted = tools
+    if not profile.keep_betas and not profile.server_tools:
+        fitted = [tool for tool in fitted if not _runs_at_anthropic(tool, changes)]
+    if "defer_loading" in profile.drop_tool_fields:
+        fitted = _deferred_last(fitted, history)
+    dropped = {*profile.drop_tool_fields, *(("cache_control",) if profile.cache == "none" else ())}
+    fitted = [_fitted(tool, dropped, profile, names, changes) for tool in fitted]
+    unchanged = len(fitted) == len(tools) and all(map(is_, fitted, tools))
+    return None if unchanged else fitted, tuple(changes)
+
+
 def _deferred_last(tools: list[Any], history: list[Any]) -> list[Any]:
     """Loaded tools behind all others, in the order of their references: the prefix before them stays cached."""
-    deferred = [tool for tool in tools if isinstance(tool, dict) and tool.get("defer_loading")]
+    deferred = [tool for tool in tools if _is_deferred(tool)]
     if not deferred:
         return tools
     found: list[str] = []
@@ -96,7 +130,15 @@ def _deferred_last(tools: list[Any], history: list[Any]) -> list[Any]:
                     found.append(str(item.get("tool_name")))
     places = {name: place for place, name in reversed(list(enumerate(found)))}
     deferred.sort(key=lambda tool: places.get(str(tool.get("name")), len(found)))
-    return [*(tool for tool in tools if tool not in deferred), *deferred]
+    return [*(tool for tool in tools if not _is_deferred(tool)), *deferred]
+
+
+def _any_deferred(tools: list[Any]) -> bool:
+    return any(map(_is_deferred, tools))
+
+
+def _is_deferred(tool: Any) -> bool:
+    return isinstance(tool, dict) and bool(tool.get("defer_loading"))
 
 
 def _runs_at_anthropic(tool: Any, changes: Changes) -> bool:

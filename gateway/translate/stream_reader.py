@@ -21,7 +21,10 @@ from gateway.wire.sse import SSEDecoder
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """The largest answer that is no event stream."""
 
+_UNKNOWN = Usage(estimated=True)
 _BOM = b"\xef\xbb\xbf"
+_BLANK = b" "
+"""Stands for the blanks before the first byte that is none."""
 
 
 class StreamReader:
@@ -31,13 +34,28 @@ class StreamReader:
     body_starts: ClassVar[tuple[bytes, ...]] = (b"{", b"[")
     """What an answer begins with that is one JSON value, and no stream."""
 
-    def __init__(self, provider: str) -> None:
-        """``provider`` is named in messages."""
-        self.usage = Usage(estimated=True)
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_decoder",
+        "_failure",
+        "_head",
+        "_out",
+        "_provider",
+        "complete",
+        "finished",
+        "stop_reason",
+        "usage",
+    )
+
+    def __init__(self, provider: str, out: list[bytes]) -> None:
+        """``provider`` is named in messages. ``out`` is where events are put that are ready to leave."""
+        self.usage = _UNKNOWN
         self.stop_reason: str | None = None
         self.finished = False
         self.complete = False
         self._provider = provider
+        self._out = out
         self._decoder = self.new_decoder()
         self._head: bytes | None = b""
         self._body: list[bytes] | None = None
@@ -58,10 +76,6 @@ class StreamReader:
         """The upstream ended. Raises UpstreamProtocolError when that was too early."""
         raise NotImplementedError
 
-    def _take(self) -> bytes:
-        """The events that are ready."""
-        raise NotImplementedError
-
     def _cut_short(self) -> UpstreamProtocolError:
         return UpstreamProtocolError(f"{self._provider} ended its answer early, before it was complete")
 
@@ -69,12 +83,20 @@ class StreamReader:
 
     def feed(self, data: bytes) -> bytes:
         """Upstream bytes in, whole Anthropic events out."""
-        if self._failure is not None:
-            raise self._failure
         if self.complete:
+            if self._failure is not None:
+                raise self._failure
             return b""
         try:
-            self._read(data)
+            if self._head is not None:
+                data = self._sniff(data)
+            if self._body is not None:
+                self._collect(self._body, data)
+                return b""
+            for name, payload in self._decoder.feed(data):
+                self._event(name, payload)
+                if self.complete:  # _event says so
+                    break  # type: ignore[unreachable]
         except GatewayError as error:
             return self._fail(error)
         return self._take()
@@ -101,26 +123,30 @@ class StreamReader:
             raise error
         return written
 
-    def _read(self, data: bytes) -> None:
-        if self._head is not None:
-            data = self._sniff(data)
-        if self._body is None:
-            for name, payload in self._decoder.feed(data):
-                if self.complete:
-                    return
-                self._event(name, payload)
-            return
+    def _take(self) -> bytes:
+        written = b"".join(self._out)
+        self._out.clear()
+        return written
+
+    def _collect(self, body: list[bytes], data: bytes) -> None:
         self._body_size += len(data)
         if self._body_size > MAX_BODY_BYTES:
             raise UpstreamProtocolError(f"{self._provider} sent a body of more than {MAX_BODY_BYTES >> 20} MiB")
-        self._body.append(data)
+        body.append(data)
 
     def _sniff(self, data: bytes) -> bytes:
-        data = (self._head or b"") + data
-        text = data.removeprefix(_BOM).lstrip()
-        if not text or _BOM.startswith(data):
-            self._head = data
+        """Holds back a piece of a byte order mark; blanks go on, and the first other byte tells what comes."""
+        held = self._head or b""
+        whole = held + data
+        if _BOM.startswith(whole):
+            self._head = whole
             return b""
+        text = whole.removeprefix(_BOM).lstrip()
+        if held != _BLANK:
+            data = whole
+        if not text:
+            self._head = _BLANK
+            return data
         self._head = None
         if text[:1] == b"<":
             raise UpstreamProtocolError(f"{self._provider} answered with HTML instead of an event stream")

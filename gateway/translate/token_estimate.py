@@ -9,11 +9,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.wire.json_text import dumps_request
+from gateway.wire.request_reader import tools_json
 
 DEFAULT_BYTES_PER_TOKEN = 3.6
 """English prose and code mixed with JSON schemas; calibration replaces it after the first answer."""
@@ -42,20 +42,27 @@ class PromptSize:
 
 def measure(body: dict[str, Any]) -> PromptSize:
     """The size of a request's system prompt, messages and tools. Raises InvalidRequest for one nested too deeply."""
-    text = 0
-    other = 0
     tools = body.get("tools")
-    if tools:
-        text += len(dumps_request(tools))
-    for block in _blocks(body):
-        kind = block.get("type")
-        source = block.get("source")
-        if kind == "image":
-            other += IMAGE_TOKENS
-        elif kind == "document" and isinstance(source, dict) and source.get("type") != "text":
-            other += len(str(source.get("data", ""))) * 3 // 4 // PDF_BYTES_PER_TOKEN + 1
-        else:
-            text += _text_bytes(block)
+    text = len(tools_json(tools)) if tools else 0
+    other = 0
+    found: list[Any] = [body.get("system"), *(body.get("messages") or ())]
+    for item in found:  # it grows meanwhile
+        if isinstance(item, dict):
+            kind = item.get("type")
+            if "role" in item or kind == "tool_result":
+                found.append(item.get("content"))
+            elif (kind == "text" or kind == "thinking") and isinstance(item.get(kind), str):
+                text += _length(item[kind])
+            elif kind == "image":
+                other += IMAGE_TOKENS
+            elif kind == "document" and (tokens := _document_tokens(item.get("source"))):
+                other += tokens
+            else:
+                text += len(dumps_request(item))
+        elif isinstance(item, list):
+            found += item
+        elif isinstance(item, str):
+            text += _length(item)
     return PromptSize(text, other)
 
 
@@ -81,24 +88,12 @@ class TokenEstimator:
         self._ratios[target] = ratio if known is None else known + _SMOOTHING * (ratio - known)
 
 
-def _blocks(body: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    stack: list[Any] = [body.get("system"), *(body.get("messages") or [])]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            yield {"type": "text", "text": item}
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            if "role" in item or item.get("type") == "tool_result":
-                stack.append(item.get("content"))
-            else:
-                yield item
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
-def _text_bytes(block: dict[str, Any]) -> int:
-    kind = block.get("type")
-    value = block.get(kind) if kind in ("text", "thinking") else None
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    return len(dumps_request(block))
+def _document_tokens(source: Any) -> int:
+    """0 for one that is text."""
+    if not isinstance(source, dict) or source.get("type") == "text":
+        return 0
+    return len(str(source.get("data", ""))) * 3 // 4 // PDF_BYTES_PER_TOKEN + 1

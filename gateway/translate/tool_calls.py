@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import UpstreamProtocolError
-from gateway.translate.json_progress import JsonProgress
 from gateway.translate.opaque import encode_tool_id
 from gateway.translate.writer import MessageStreamWriter
 from gateway.wire.json_text import dumps
@@ -36,12 +35,23 @@ class _Call:
     extra: Any = None
     waiting: list[str] = field(default_factory=list)
     merged: dict[str, Any] | None = None
-    progress: JsonProgress = field(default_factory=JsonProgress)
     announced: bool = False
 
 
 class ToolCalls:
     """The calls of one answer; pushes them to the writer."""
+
+    __slots__ = (
+        "_by_id",
+        "_by_index",
+        "_calls",
+        "_message_id",
+        "_names",
+        "_past_ids",
+        "_provider",
+        "_used_ids",
+        "_writer",
+    )
 
     def __init__(
         self,
@@ -52,25 +62,27 @@ class ToolCalls:
         names: Mapping[str, str],
         used_ids: Collection[str],
     ) -> None:
-        """``names``: the upstream's name -> the client's, where they differ. ``used_ids``: ids in the history."""
+        """``names``: the upstream's name -> the client's, where they differ. ``used_ids``: ids in the history, kept."""
         self._writer = writer
         self._provider = provider
         self._message_id = message_id
         self._names = names
-        self._used_ids = set(used_ids)
+        self._past_ids = used_ids
+        self._used_ids: set[str] = set()
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}
         self._by_index: dict[int, _Call] = {}
 
     def feed(self, deltas: list[Any]) -> None:
         """One ``tool_calls`` array. Raises UpstreamProtocolError when it makes no sense."""
+        alone = len(deltas) == 1
         for position, delta in enumerate(deltas):
             if not isinstance(delta, dict):
                 raise UpstreamProtocolError("the upstream sent a tool call that is no object")
             function = delta.get("function")
             if not isinstance(function, dict):
                 function = delta
-            self._delta(delta, function, position, alone=len(deltas) == 1)
+            self._delta(delta, function, position, alone=alone)
 
     def whole(self, name: str, arguments: Any) -> None:
         """A call that came in one piece, outside ``tool_calls``."""
@@ -101,8 +113,8 @@ class ToolCalls:
         if call_id is not None:
             self._by_id[call_id] = call
             call.upstream_id = call.upstream_id or call_id
-        if call.extra is None:
-            call.extra = delta.get("extra_content")
+        if call.extra is None and "extra_content" in delta:
+            call.extra = delta["extra_content"]
         self._extend(call, function)
 
     def _find(
@@ -110,24 +122,25 @@ class ToolCalls:
     ) -> _Call | None:
         if call_id is not None and call_id in self._by_id:
             return self._by_id[call_id]
-        named = isinstance(function.get("name"), str) and bool(function["name"])
+        name = function.get("name")
+        named = isinstance(name, str) and name != ""
         if index is not None:
             call = self._by_index.get(index)
         elif alone:
             call = self._calls[-1] if self._calls else None
         else:
             call = self._calls[position] if position < len(self._calls) and not named else None
-        if call is None or not named:
+        if call is None or not isinstance(name, str) or not named:
             return call
         if call_id is not None:
             return call if call.upstream_id is None and not self._is_whole(call) else None
-        other = call.name is not None and call.name != self._names.get(function["name"], function["name"])
+        other = call.name is not None and call.name != self._names.get(name, name)
         if self._is_whole(call):
             return None if other or function.get("arguments") else call
         return None if other and index is None else call
 
     def _is_whole(self, call: _Call) -> bool:
-        return call.name is not None and call.progress.complete
+        return call.announced and self._writer.is_whole(call)
 
     def _new(self, call_id: str | None, index: int | None) -> _Call:
         call = _Call(number=len(self._calls), upstream_id=call_id)
@@ -137,10 +150,13 @@ class ToolCalls:
         return call
 
     def _extend(self, call: _Call, function: dict[str, Any]) -> None:
+        arguments = function.get("arguments")
+        if call.announced and isinstance(arguments, str):
+            self._writer.tool_call(call, call.client_id, call.name or "", arguments)
+            return
         name = function.get("name")
         if call.name is None and isinstance(name, str) and name:
             call.name = self._names.get(name, name)
-        arguments = function.get("arguments")
         if isinstance(arguments, dict):
             call.merged = {**(call.merged or {}), **arguments}
             return
@@ -148,7 +164,6 @@ class ToolCalls:
             arguments = dumps(arguments).decode()
         if isinstance(arguments, str) and arguments:
             call.waiting.append(arguments)
-            call.progress.feed(arguments)
         if call.name is not None and (call.upstream_id is not None or call.waiting):
             self._announce(call)
 
@@ -169,7 +184,7 @@ class ToolCalls:
         else:
             call_id = call.upstream_id
         salt = 0
-        while call_id in self._used_ids:
+        while call_id in self._past_ids or call_id in self._used_ids:
             salt += 1
             call_id = encode_tool_id(call.upstream_id or call_id, self._provider, call.extra, salt)
         self._used_ids.add(call_id)

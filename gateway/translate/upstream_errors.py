@@ -1,140 +1,16 @@
-"""An upstream's refusal, in whatever words, as one of our errors.
+"""An upstream's refusal, in whatever words, as one of our errors: who answered, and where the error stands.
 
-Rules (R110-R119):
-* Any wording of a full context becomes ``prompt is too long: N tokens > M maximum``; Claude Code
-  compacts when it reads that. Throttling that speaks of tokens stays a rate limit.
-* Quota and balance are ``billing_error``, whatever the status: waiting does not help.
-* Refused content is the request's fault, never a question of permission.
-* The upstream's own codes (``Profile.error_codes``) come first, then wording, then the status; but the
-  words of a full context outweigh a code that only means "invalid".
-* A refused key is ours to mend: ProviderNotReady, with the provider and the variable to look at.
-* The cause survives, at most 2,000 characters of it, without HTML and without our key.
+What the words mean stands in error_wording.py. That is loaded with the first error, because its patterns
+take longer to compile than most parts of a start.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.errors import (
-    BillingRefused,
-    GatewayError,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-    PromptTooLong,
-    ProviderNotReady,
-    RateLimited,
-    RequestTooLarge,
-    UpstreamFailed,
-    UpstreamTimeout,
-)
-from gateway.translate.retry_after import retry_after_seconds
-from gateway.wire.json_text import loads_upstream, without_surrogates
-
-MAX_CAUSE_CHARACTERS = 2000
-
-_OVERFLOW = tuple(
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        r"prompt is too long: (?P<n>[\d,]+) tokens? > (?P<m>[\d,]+)",
-        r"maximum context length is (?P<m>[\d,]+).*?(?:resulted in|requested(?: about)?) (?P<n>[\d,]+)",
-        r"maximum context length is (?P<m>[\d,]+)",
-        r"input token count \(?(?P<n>[\d,]+)\)? exceeds the maximum.*?(?P<m>[\d,]+)",
-        r"maximum prompt length is (?P<m>[\d,]+).*?contains (?P<n>[\d,]+)",
-        r"token count of (?P<n>[\d,]+) exceeds the limit of (?P<m>[\d,]+)",
-        r"token limit: (?P<m>[\d,]+) \(requested: (?P<n>[\d,]+)\)",
-        r"contains (?P<n>[\d,]+) tokens.*?too large for model with (?P<m>[\d,]+)",
-        r"input \((?P<n>[\d,]+) tokens\) is longer than.*?\((?P<m>[\d,]+) tokens\)",
-        r"request \((?P<n>[\d,]+) tokens\) exceeds the available context size \((?P<m>[\d,]+)",
-        r"exceeds the available context size(?: \((?P<m>[\d,]+))?",
-        r"input length \((?P<n>[\d,]+) tokens\) exceeds.*?\((?P<m>[\d,]+) tokens\)",
-        r"input length (?P<n>[\d,]+) exceeds the maximum allowed input length of (?P<m>[\d,]+)",
-        r"prompt has (?P<n>[\d,]+) tokens, but the configured context size is (?P<m>[\d,]+)",
-        r"first (?P<n>[\d,]+) tokens when context.*?context length of only (?P<m>[\d,]+)",
-        r"length should be \[1, ?(?P<m>[\d,]+)\]",
-        r"(?:context|input) length and `?max_tokens`? exceed",
-        r"(?:exceed\w*|longer than|greater than|larger than|over)(?: the| this| model'?s?| its|\s)*"
-        r"(?:max\w* )?(?:model )?(?:context|token|prompt|input|sequence)[ _]?(?:length|window|size|limit)",
-        r"context[ _](?:length|window|size)[ _](?:is |has been |was )?(?:exceeded|exceeds|overflow)",
-        r"exceed_context_size|context_length_exceeded|model_context_window_exceeded|context overflow",
-        r"(?:prompt|input|request|conversation) (?:token length |length )?(?:is )?too (?:long|large)(?! for the)",
-        r"prompt exceeds max(?:imum)? length",
-        r"reduce the length of the (?:messages|prompt|input)",
-        r"too many (?:input )?tokens",
-        r"max(?:imum)? (?:input|prompt) tokens",
-    )
-)
-_OVERFLOW_CODES = frozenset(("context_length_exceeded", "exceed_context_size_error"))
-"""Codes that leave no doubt, whatever else the text says."""
-_THROTTLE = re.compile(
-    r"rate.?limit|throttl|too many requests|per (?:minute|second|hour|day)|\b[TR]P[MD]\b|quota|"
-    r"try again (?:in|later|after)",
-    re.IGNORECASE,
-)
-_ROOM = re.compile(
-    r"maximum context length is ([\d,]+).*?\(([\d,]+) [^,;)]*?(?:messages|prompt|input)[^,;)]*[,;] ?"
-    r"([\d,]+) [^)]*?(?:completion|output)",
-    re.IGNORECASE | re.DOTALL,
-)
-_BILLING = re.compile(
-    r"insufficient[ _](?:quota|balance|credits?|funds)|exceeded_current_quota|"
-    r"billing[ _](?:hard[ _])?(?:limit|not)|spend[ _]limit|out of credits|payment required|balance is (?:too low|not)|"
-    r"quota(?:Id|_id)?\W+\w*PerDay|add (?:more )?credits",
-    re.IGNORECASE,
-)
-_CURRENT_QUOTA = re.compile(r"exceeded your current quota", re.IGNORECASE)
-"""An empty purse, unless a time to wait stands beside it."""
-_MODERATION = re.compile(
-    r"content[ _]filter|content management policy|moderation|flagged|sensitive content|safety system|"
-    r"data_inspection_failed",
-    re.IGNORECASE,
-)
-
-_BAD_KEY = re.compile(
-    r"API_KEY_INVALID|api key (?:is )?(?:not valid|invalid)|(?:invalid|incorrect) api key", re.IGNORECASE
-)
-_NO_IMAGES = re.compile(
-    r"image(?: input|s)?(?:_url)? (?:is|are) not supported|(?:does not|doesn't) support (?:image|vision)", re.IGNORECASE
-)
-"""Some say it with a 500, which a client would repeat."""
-
-_BY_NAME: dict[str, type[GatewayError]] = {
-    "invalid_request_error": InvalidRequest,
-    "billing_error": BillingRefused,
-    "not_found_error": NotFound,
-    "request_too_large": RequestTooLarge,
-    "rate_limit_error": RateLimited,
-    "api_error": UpstreamFailed,
-    "timeout_error": UpstreamTimeout,
-    "overloaded_error": Overloaded,
-    "permission_error": PermissionDenied,
-}
-"""The names that ``Profile.error_codes`` may give, with ``prompt_too_long`` and ``provider_not_ready``."""
-
-_BY_STATUS: dict[int, type[GatewayError]] = {
-    402: BillingRefused,
-    404: NotFound,
-    408: UpstreamTimeout,
-    413: RequestTooLarge,
-    429: RateLimited,
-    503: Overloaded,
-    504: UpstreamTimeout,
-    529: Overloaded,
-}
-
-
-_STATUS_OF_TYPE = {
-    **{name: kind.default_status for name, kind in _BY_NAME.items()},
-    "authentication_error": 401,
-    "permission_error": 403,
-    "insufficient_quota": 429,
-    "server_error": 500,
-}
-"""What an error object's ``type`` says where no number does."""
+from gateway.errors import GatewayError, UpstreamFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +30,15 @@ class ErrorContext:
     """The offered tools (upstream name -> client name)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    message: str
-    code: str = ""
-    kind: str = ""
-    text: str = ""
-    """Everything it said, for the patterns."""
-    numbers: tuple[int, int] | None = None
-    """(tokens, maximum), where they have fields of their own."""
-
-
 def http_error(status: int, headers: Mapping[str, str], body: bytes, context: ErrorContext) -> GatewayError:
     """The error for an answer with a status other than 200. Header names are lower-case."""
     if 300 <= status < 400:
         return UpstreamFailed(f"{context.provider} answered with a redirect ({status}); mend its base_url")
     if status < 400:
         return UpstreamFailed(f"{context.provider} answered with the status {status} instead of an event stream")
-    error = _classify(status, _read_body(body), context, retry_after_seconds(headers, body))
+    from gateway.translate import error_wording
+
+    error = error_wording.from_body(status, headers, body, context)
     if error.should_retry is None and headers.get("x-should-retry") in ("true", "false"):
         error.should_retry = headers["x-should-retry"] == "true"
     return error
@@ -179,9 +46,9 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, context: Er
 
 def payload_error(error: Any, context: ErrorContext) -> GatewayError:
     """The error for an error object inside a 200."""
-    cause = _read_payload(error)
-    status = _status_of(error)
-    return _classify(status, cause, context, retry_after_seconds({}, cause.text.encode()))
+    from gateway.translate import error_wording
+
+    return error_wording.from_payload(error, context)
 
 
 def find_error(chunk: dict[str, Any]) -> Any:
@@ -191,167 +58,10 @@ def find_error(chunk: dict[str, Any]) -> Any:
         return error
     if chunk.get("object") == "error" or chunk.get("type") == "error":
         return chunk
-    base = chunk.get("base_resp")
-    if isinstance(base, dict) and base.get("status_code") not in (0, None, "0"):
-        return {"code": base.get("status_code"), "message": base.get("status_msg")}
-    if chunk.get("detail") and "choices" not in chunk:
+    if "base_resp" in chunk:
+        base = chunk["base_resp"]
+        if isinstance(base, dict) and base.get("status_code") not in (0, None, "0"):
+            return {"code": base.get("status_code"), "message": base.get("status_msg")}
+    if "detail" in chunk and chunk["detail"] and "choices" not in chunk:
         return {"message": chunk["detail"]}
     return None
-
-
-# -- reading ---------------------------------------------------------------------------------------------
-
-
-def _read_body(body: bytes) -> _Cause:
-    text = body.strip()
-    if not text:
-        return _Cause("", text="")
-    try:
-        payload = loads_upstream(text)
-    except ValueError:
-        if text[:1] == b"<" or b"<html" in text[:500].lower():
-            return _Cause("an HTML page instead of JSON")
-        plain = text[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
-        return _Cause(plain, text=plain)
-    if isinstance(payload, list) and payload:
-        payload = payload[0]
-    if isinstance(payload, dict):
-        return _read_payload(find_error(payload) or payload)
-    return _read_payload(payload)
-
-
-def _read_payload(error: Any) -> _Cause:
-    if isinstance(error, dict) and isinstance(error.get("error"), dict | str) and error["error"]:
-        error = error["error"]
-    if not isinstance(error, dict):
-        return _Cause(_text(error), text=_text(error))
-    metadata = error.get("metadata") if isinstance(error.get("metadata"), dict) else {}
-    message = _text(error.get("message") or error.get("msg") or error.get("detail") or error.get("status_msg"))
-    raw = _text(metadata.get("raw")) if metadata else ""
-    if raw:
-        message = f"{message}: {raw}" if message else raw
-    code = error.get("code")
-    kind = _text(error.get("type") or error.get("status"))
-    numbers = None
-    if isinstance(error.get("n_prompt_tokens"), int) and isinstance(error.get("n_ctx"), int):
-        numbers = (error["n_prompt_tokens"], error["n_ctx"])
-    return _Cause(
-        message or _text(error)[:500],
-        code=_text(code),
-        kind=kind,
-        text=_text(error),
-        numbers=numbers,
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    try:
-        return without_surrogates(value if isinstance(value, str) else str(value))
-    except RecursionError:
-        return "an error that is nested too deeply"
-
-
-def _status_of(error: Any) -> int:
-    """The HTTP status that an error object claims, else 502. Codes like 1008 are no statuses."""
-    if isinstance(error, dict):
-        for name in ("status_code", "http_code", "code", "status"):
-            value = error.get(name)
-            if isinstance(value, str) and value.isdigit():
-                value = int(value)
-            if isinstance(value, int) and 400 <= value < 600:
-                return value
-        kind = error.get("type")
-        nested = error.get("error")
-        if isinstance(nested, dict):
-            return _status_of({**nested, "error": None})
-        return _STATUS_OF_TYPE.get(kind, 502) if isinstance(kind, str) else 502
-    return 502
-
-
-# -- classifying -----------------------------------------------------------------------------------------
-
-
-def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: int | None) -> GatewayError:
-    named = context.codes.get(cause.code) or context.codes.get(cause.kind)
-    text = f"{cause.text} {cause.code} {cause.kind}"
-    # One code often covers everything that is wrong with a request; the words tell what.
-    vague = named is None or named == "invalid_request_error"
-    if named == "prompt_too_long" or (vague and _is_overflow(status, cause, text)):
-        return _overflow(cause, context)
-    billing = _BILLING.search(text) or (retry_after is None and _CURRENT_QUOTA.search(text))
-    about_the_key = status in (401, 403) and not billing and not _MODERATION.search(text)
-    about_the_key = about_the_key or (status == 400 and _BAD_KEY.search(text) is not None)
-    if named == "provider_not_ready" or (named is None and about_the_key):
-        return _not_ready(cause, context)
-    message = _message(cause, context)
-    if named in _BY_NAME:
-        kind = _BY_NAME[named]
-    elif billing:
-        kind = BillingRefused
-    elif _MODERATION.search(text) and status in (400, 403, 422):
-        kind = InvalidRequest
-    elif _NO_IMAGES.search(text):
-        kind = InvalidRequest
-        message = f"{message} (`images: false` for this model in providers.yaml makes them placeholders)"
-    else:
-        kind = _BY_STATUS.get(status) or (UpstreamFailed if status >= 500 else InvalidRequest)
-    if kind is NotFound:
-        message = f"model: {context.asked} goes to {context.provider}/{context.model}, which is not there. {message}"
-    if kind is RequestTooLarge:
-        message = f"prompt is too long ({message})"
-    own_status = status if kind is UpstreamFailed and 500 <= status < 600 else None
-    return kind(message, status=own_status, retry_after=retry_after)
-
-
-def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
-    if status not in (400, 413, 422, 500, 502) or not cause.text:
-        return False
-    if cause.numbers is not None:
-        return True
-    if not any(pattern.search(text) for pattern in _OVERFLOW):
-        return False
-    return cause.code in _OVERFLOW_CODES or cause.kind in _OVERFLOW_CODES or not _THROTTLE.search(text)
-
-
-def _overflow(cause: _Cause, context: ErrorContext) -> GatewayError:
-    detail = _message(cause, context)[:300]
-    room = _ROOM.search(cause.text)
-    if room:
-        window, prompt, output = (_number(group) or 0 for group in room.groups())
-        if prompt <= window < prompt + output:
-            # Claude Code parses this form and asks again with a smaller max_tokens (client.md, section 3).
-            return InvalidRequest(
-                f"input length and `max_tokens` exceed context limit: {prompt} + {output} > {window} ({detail})"
-            )
-    if cause.numbers is not None:
-        return PromptTooLong(*cause.numbers, detail=detail)
-    for pattern in _OVERFLOW:
-        found = pattern.search(cause.text)
-        if found:
-            groups = found.groupdict()
-            tokens, maximum = _number(groups.get("n")), _number(groups.get("m"))
-            if tokens is not None and maximum is not None:
-                return PromptTooLong(tokens, maximum, detail)
-    return PromptTooLong(detail=detail)
-
-
-def _number(text: str | None) -> int | None:
-    digits = re.sub(r"\D", "", text or "")
-    return int(digits) if digits else None
-
-
-def _not_ready(cause: _Cause, context: ErrorContext) -> GatewayError:
-    where = context.key_source or f"providers.{context.provider}.api_key"
-    reason = _message(cause, context)
-    return ProviderNotReady(f"{context.provider} refused the gateway's key; look at {where}. {reason}")
-
-
-def _message(cause: _Cause, context: ErrorContext) -> str:
-    message = cause.message.strip()[:MAX_CAUSE_CHARACTERS] or "no reason given"
-    if context.secret:
-        message = message.replace(context.secret, "[key]")
-    # These bytes end up in a terminal.
-    message = "".join(char if char.isprintable() or char in "\n\t" else " " for char in message)
-    return f"{context.provider}: {message}"

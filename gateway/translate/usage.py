@@ -47,22 +47,14 @@ def from_chat(usage: Any) -> Usage | None:
     """Usage from a Chat Completions ``usage`` object; None when it says nothing."""
     if not isinstance(usage, dict):
         return None
-    prompt = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
-    completion = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
-    total = count(usage.get("total_tokens"))
+    prompt = _first(usage, "prompt_tokens", "input_tokens")
+    completion = _first(usage, "completion_tokens", "output_tokens")
+    total = _first(usage, "total_tokens")
     details = _mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    read = (
-        count(details.get("cached_tokens"))
-        or count(usage.get("prompt_cache_hit_tokens"))
-        or count(usage.get("cached_tokens"))
-    )
-    written = (
-        count(details.get("cache_write_tokens"))
-        or count(details.get("cache_creation_tokens"))
-        or count(details.get("cache_creation_input_tokens"))
-    )
-    reasoning = count(
-        _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details")).get("reasoning_tokens")
+    read = _first(details, "cached_tokens") or _first(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    written = _first(details, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+    reasoning = _first(
+        _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details")), "reasoning_tokens"
     )
     if not (prompt or completion or total):
         return None
@@ -93,6 +85,14 @@ def count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
         return 0
     return int(value)
+
+
+def _first(holder: dict[str, Any], *names: str) -> int:
+    """The first of these numbers that is more than 0."""
+    for name in names:
+        if name in holder and (number := count(holder[name])):
+            return number
+    return 0
 
 
 def _mapping(value: Any) -> dict[str, Any]:

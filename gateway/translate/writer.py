@@ -72,6 +72,12 @@ class _Call:
     """Whether the arguments began with ``{`` (each piece is written at once) or not (all at the end)."""
     closed: bool = False
 
+    def add(self, arguments: str) -> None:
+        self.pieces.append(arguments)
+        self.progress.feed(arguments)
+        if self.live is None and (start := arguments.lstrip()):
+            self.live = start[0] == "{"
+
 
 @dataclass(slots=True)
 class _Held:
@@ -83,18 +89,43 @@ class _Held:
 class MessageStreamWriter:
     """Writes one answer; one object per request."""
 
+    __slots__ = (
+        "_blank_kind",
+        "_blanks",
+        "_calls",
+        "_delta_head",
+        "_ended",
+        "_estimate",
+        "_held",
+        "_index",
+        "_message_id",
+        "_model",
+        "_open",
+        "_open_call",
+        "_started",
+        "_surrogate",
+        "_usage",
+        "_waiting",
+        "_written",
+        "out",
+    )
+
     def __init__(self, message_id: str, model: str, input_tokens: int) -> None:
         """``input_tokens``: the estimate for ``message_start``; upstreams report the real number last."""
         self._message_id = message_id
         self._model = model
         self._estimate = input_tokens
-        self._out: list[bytes] = []
+        self.out: list[bytes] = []
+        """The events that wait for ``take``; the same list for as long as the writer lives."""
         self._started = False
         self._ended = False
         self._index = 0
         self._open: Literal["text", "thinking", "call"] | None = None
         self._open_call: _Call | None = None
-        self._blank = ""
+        self._delta_head = b""
+        """The beginning of each delta of the open block, as far as its content."""
+        self._blanks: list[str] = []
+        """Whitespace that the next block will begin with, if it becomes one; below, whose it is."""
         self._blank_kind: str | None = None
         self._surrogate = ""
         self._calls: dict[Hashable, _Call] = {}
@@ -113,12 +144,18 @@ class MessageStreamWriter:
     def text(self, text: str) -> None:
         """Visible text."""
         if text:
-            self._push(_Held("text", [text]))
+            if self._open == "text":
+                self._append(text)
+            else:
+                self._push(_Held("text", [text]))
 
     def thinking(self, text: str) -> None:
         """Reasoning."""
         if text:
-            self._push(_Held("thinking", [text]))
+            if self._open == "thinking":
+                self._append(text)
+            else:
+                self._push(_Held("thinking", [text]))
 
     def signature(self, signature: str) -> None:
         """The signature of the thinking so far; makes an empty thinking block when there is none."""
@@ -143,14 +180,23 @@ class MessageStreamWriter:
             if arguments.strip():
                 raise UpstreamProtocolError(f"the upstream went on with the arguments of {name} after their end")
             return
-        call.pieces.append(arguments)
-        call.progress.feed(arguments)
         if call is self._open_call:
-            self._write_arguments(call)
+            if call.live:
+                call.progress.feed(arguments)
+                self._append(arguments)
+            else:
+                call.add(arguments)
+                self._write_arguments(call)
             if self._held and call.progress.complete:
                 self._release()
         else:
+            call.add(arguments)
             self._wait(len(arguments))
+
+    def is_whole(self, key: Hashable) -> bool:
+        """Whether the arguments of a call are a whole JSON object by now."""
+        call = self._calls.get(key)
+        return call is not None and call.progress.complete
 
     def usage(self, usage: Usage) -> None:
         """The final token counts; without them they are estimated."""
@@ -172,16 +218,16 @@ class MessageStreamWriter:
             "delta": {"stop_reason": stop_reason, "stop_sequence": stop_sequence},
             "usage": usage.to_wire(),
         }
-        self._out.append(encode_event("message_delta", dumps(delta)))
-        self._out.append(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+        self.out.append(encode_event("message_delta", dumps(delta)))
+        self.out.append(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
         return usage
 
     def take(self) -> bytes:
         """The events since the last call."""
-        if not self._out:
+        if not self.out:
             return b""
-        out = b"".join(self._out)
-        self._out.clear()
+        out = b"".join(self.out)
+        self.out.clear()
         return out
 
     # -- order -----------------------------------------------------------------------------------------
@@ -234,23 +280,18 @@ class MessageStreamWriter:
     def _write_run(self, kind: Literal["text", "thinking"], value: str) -> None:
         if self._open != kind:
             if self._blank_kind != kind:
-                self._blank, self._blank_kind = "", kind
-            value = self._blank + value
+                self._blanks, self._blank_kind = [], kind
+            self._blanks.append(value)
             if not value.strip():
-                self._blank = value
                 return
-            self._blank, self._blank_kind = "", None
-            self._open_block(kind, b'{"type":"text","text":""}' if kind == "text" else _EMPTY_THINKING)
-        data = self._encode(value)
-        if data is None:
-            return
-        self._written += len(data)
-        self._delta(_TEXT if kind == "text" else _THINKING, data)
+            value = "".join(self._blanks)
+            self._open_block(kind, _EMPTY_BLOCK[kind])
+        self._append(value)
 
     def _write_signature(self, signature: str) -> None:
         if self._open != "thinking":
-            self._open_block("thinking", _EMPTY_THINKING)
-        self._delta(b'"signature_delta","signature":', orjson.dumps(signature))
+            self._open_block("thinking", _EMPTY_BLOCK["thinking"])
+        self.out.append(_SIGNATURE % (self._index, orjson.dumps(signature)))
 
     def _open_tool_use(self, call: _Call) -> None:
         block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
@@ -259,38 +300,36 @@ class MessageStreamWriter:
         self._write_arguments(call)
 
     def _write_arguments(self, call: _Call, *, last: bool = False) -> None:
-        if call.live is None and not last:
-            start = "".join(call.pieces).lstrip()
-            if start:
-                call.live = start[0] == "{"
         if not call.pieces or not (call.live or last):
             return
         arguments = "".join(call.pieces)
         call.pieces.clear()
         if not call.live and arguments.strip() in ("", "null"):
             return
-        data = self._encode(arguments)
-        if data is not None:
-            self._written += len(data)
-            self._delta(_INPUT_JSON, data)
+        self._append(arguments)
 
     def _open_block(self, kind: Literal["text", "thinking", "call"], block: bytes) -> None:
         self._close()
         self._start()
         self._open = kind
-        self._out.append(
+        self._delta_head = _DELTA_HEADS[kind] % self._index
+        self.out.append(
             b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
             % (self._index, block)
         )
 
-    def _delta(self, head: bytes, data: bytes) -> None:
-        self._out.append(
-            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b%b}}\n\n'
-            % (self._index, head, data)
-        )
+    def _append(self, text: str) -> None:
+        """A delta of the open block."""
+        try:
+            data = self._encode(text) if self._surrogate else orjson.dumps(text)
+        except TypeError:
+            data = self._encode(text)
+        if data:
+            self._written += len(data)
+            self.out += (self._delta_head, data, _DELTA_END)
 
     def _close(self) -> None:
-        self._blank, self._blank_kind = "", None
+        self._blanks, self._blank_kind = [], None
         if self._open is None:
             return
         if self._open_call is not None:
@@ -298,11 +337,10 @@ class MessageStreamWriter:
             self._open_call.closed = True
             self._open_call = None
         if self._surrogate:
-            heads = {"text": _TEXT, "thinking": _THINKING, "call": _INPUT_JSON}
-            self._delta(heads[self._open], b'"\xef\xbf\xbd"')
+            self.out.append(self._delta_head + b'"\xef\xbf\xbd"' + _DELTA_END)
             self._surrogate = ""
         self._open = None
-        self._out.append(
+        self.out.append(
             b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
         )
         self._index += 1
@@ -312,23 +350,26 @@ class MessageStreamWriter:
             return
         self._started = True
         start = message_start(self._message_id, self._model, self._estimate)
-        self._out.append(encode_event("message_start", dumps(start)))
+        self.out.append(encode_event("message_start", dumps(start)))
 
-    def _encode(self, text: str) -> bytes | None:
-        """``text`` as JSON; half a surrogate pair waits for its other half (None: all of it waits)."""
-        if not self._surrogate:
-            try:
-                return orjson.dumps(text)
-            except TypeError:
-                pass
+    def _encode(self, text: str) -> bytes:
+        """``text`` as JSON; half a surrogate pair waits for its other half (b"": all of it waits)."""
         text = self._surrogate + text
         self._surrogate = ""
         if "\ud800" <= text[-1] <= "\udbff":
             text, self._surrogate = text[:-1], text[-1]
-        return orjson.dumps(without_surrogates(text)) if text else None
+        return orjson.dumps(without_surrogates(text)) if text else b""
 
 
-_TEXT = b'"text_delta","text":'
-_THINKING = b'"thinking_delta","thinking":'
-_INPUT_JSON = b'"input_json_delta","partial_json":'
-_EMPTY_THINKING = b'{"type":"thinking","thinking":"","signature":""}'
+_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":'
+_DELTA_END = b"}}\n\n"
+_DELTA_HEADS = {
+    "text": _DELTA + b'"text_delta","text":',
+    "thinking": _DELTA + b'"thinking_delta","thinking":',
+    "call": _DELTA + b'"input_json_delta","partial_json":',
+}
+_SIGNATURE = _DELTA + b'"signature_delta","signature":%b' + _DELTA_END
+_EMPTY_BLOCK = {
+    "text": b'{"type":"text","text":""}',
+    "thinking": b'{"type":"thinking","thinking":"","signature":""}',
+}

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from math import isfinite
 from typing import Any
 
@@ -81,6 +83,46 @@ def dumps_request(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         raise InvalidRequest(TOO_DEEP) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """JSON text without NUL, in pieces."""
+
+    pieces: tuple[bytes, ...]
+
+
+def encoded_items(items: Iterable[bytes]) -> Encoded:
+    """A list of what ``dumps_item`` made."""
+    pieces = [piece for item in items for piece in (b",", item)]
+    return Encoded((b"[", *pieces[1:], b"]"))
+
+
+def dumps_item(value: Any) -> bytes:
+    """One item of a list on top of a body, without NUL. Raises InvalidRequest for what is nested too deeply there."""
+    return without_nul(dumps_request([[value]])[2:-2])
+
+
+def dumps_body(fields: Mapping[str, Any]) -> bytes:
+    """A body for an upstream, without NUL; a field on top may be ``Encoded``, and goes in as it is.
+
+    Raises InvalidRequest for what is nested too deeply.
+    """
+    if not any(map(_is_encoded, fields.values())):
+        return without_nul(dumps_request(fields))
+    pieces: list[bytes | memoryview] = [b"{"]
+    for encoded, run in groupby(fields.items(), lambda field: _is_encoded(field[1])):
+        if encoded:
+            for name, value in run:
+                pieces += (without_nul(orjson.dumps(name)), b":", *value.pieces, b",")
+        else:
+            pieces += (memoryview(without_nul(dumps_request(dict(run))))[1:-1], b",")
+    pieces[-1] = b"}"
+    return b"".join(pieces)
+
+
+def _is_encoded(value: Any) -> bool:
+    return isinstance(value, Encoded)
 
 
 def _whole_characters(value: Any) -> Any:

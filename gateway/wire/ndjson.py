@@ -14,6 +14,7 @@ from gateway.errors import UpstreamProtocolError
 from gateway.wire.sse import MAX_EVENT_BYTES, Event
 
 _BOM = b"\xef\xbb\xbf"
+_BLANKS = b" \t\r"
 
 
 class NDJSONDecoder:
@@ -33,27 +34,31 @@ class NDJSONDecoder:
             data = self._without_bom(data)
         if not data:
             return []
-        *lines, rest = data.split(b"\n")
+        lines = data.split(b"\n")
+        rest = lines.pop()
         if lines and self._pieces:
             lines[0] = b"".join([*self._pieces, lines[0]])
             self._pieces.clear()
             self._size = 0
         events: list[Event] = []
         for line in lines:
-            self._line(line, events)
+            if len(line) > self._max:
+                raise self._too_long()
+            line = line.strip(_BLANKS)
+            if line:
+                events.append((None, line))
         if rest:
             self._pieces.append(rest)
             self._size += len(rest)
-            self._check(self._size)
+            if self._size > self._max:
+                raise self._too_long()
         return events
 
     def close(self) -> list[Event]:
         """The line that the end of the stream left unterminated, if any."""
-        line = (self._head or b"") + b"".join(self._pieces)
+        line = ((self._head or b"") + b"".join(self._pieces)).strip(_BLANKS)
         self._pieces.clear()
-        events: list[Event] = []
-        self._line(line, events)
-        return events
+        return [(None, line)] if line else []
 
     def _without_bom(self, data: bytes) -> bytes:
         head = (self._head or b"") + data
@@ -63,12 +68,5 @@ class NDJSONDecoder:
         self._head = None
         return head.removeprefix(_BOM)
 
-    def _line(self, line: bytes, events: list[Event]) -> None:
-        self._check(len(line))
-        line = line.strip(b" \t\r")
-        if line:
-            events.append((None, line))
-
-    def _check(self, size: int) -> None:
-        if size > self._max:
-            raise UpstreamProtocolError(f"the upstream sent a line of more than {self._max} bytes")
+    def _too_long(self) -> UpstreamProtocolError:
+        return UpstreamProtocolError(f"the upstream sent a line of more than {self._max} bytes")

@@ -13,12 +13,19 @@ Rules (WHATWG HTML, section 9.2.6, and what upstreams really send):
 
 from __future__ import annotations
 
+import re
+
 from gateway.errors import UpstreamProtocolError
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Far above any real event; aiohttp's own line reader fails at 128 KiB (reliability.md)."""
 
 _BOM = b"\xef\xbb\xbf"
+_CR, _LF = b"\r\n"  # as numbers, which bytes are searched for fastest
+
+_EVENTS = re.compile(rb"(event:[^\n]*\n)?data: ([^\n]*)\n\n|(.+)", re.DOTALL)
+"""One usual event after another: its name's line, if it has one, and its one line of data. Group 3: all that follows
+the last of them, from the first other line on."""
 
 Event = tuple[str | None, bytes]
 """(name or None, data)"""
@@ -27,7 +34,7 @@ Event = tuple[str | None, bytes]
 class SSEDecoder:
     """Splits one event stream; one object per stream."""
 
-    __slots__ = ("_data", "_event", "_head", "_max", "_pieces", "_size", "_skip_lf")
+    __slots__ = ("_data", "_event", "_head", "_max", "_name", "_named", "_pieces", "_size", "_skip_lf")
 
     def __init__(self, max_event: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event
@@ -37,34 +44,54 @@ class SSEDecoder:
         self._size = 0
         self._event: str | None = None
         self._data: list[bytes] = []
+        self._named, self._name = b"", ""
+        """The last line that named an event, and the name: most events are named like the one before."""
 
     def feed(self, data: bytes) -> list[Event]:
         """The events completed by ``data``. Raises UpstreamProtocolError when one grows too large."""
-        if self._head is not None:
-            data = self._without_bom(data)
-        if self._skip_lf and data:
-            self._skip_lf = False
-            if data[:1] == b"\n":
-                data = data[1:]
-        if not data:
-            return []
-        if b"\n" not in data and b"\r" not in data:
-            self._keep(data)
+        if self._head is not None or self._skip_lf:
+            data = self._after_last(data)
+        plain = _CR not in data
+        if plain and _LF not in data:
+            if data:
+                self._keep(data)
             return []
         if self._pieces:
+            self._size -= sum(map(len, self._pieces))
             data = b"".join([*self._pieces, data])
             self._pieces.clear()
-            self._size = sum(map(len, self._data))
-        lines = data.splitlines()
-        last = data[-1]
-        if last == 0x0D:
-            self._skip_lf = True
-        elif last != 0x0A:
-            self._keep(lines.pop())
         events: list[Event] = []
+        # What is shorter than the limit holds no event beyond it.
+        if plain and len(data) <= self._max:
+            self._usual(data, events)
+        else:
+            self._lines(data, events)
+        return events
+
+    def _usual(self, data: bytes, events: list[Event]) -> None:
+        """Bytes whose lines end with LF alone: the usual events at once, what follows them line by line."""
+        if self._data or self._event is not None:
+            begun, blank, data = data.partition(b"\n\n")
+            self._lines(begun + blank, events)
+        for named, payload, rest in _EVENTS.findall(data):
+            if rest:
+                self._lines(rest, events)
+            elif named:
+                if named != self._named:
+                    self._named, self._name = named, _name(named)
+                events.append((self._name, payload))
+            else:
+                events.append((None, payload))
+
+    def _lines(self, data: bytes, events: list[Event]) -> None:
+        """Bytes whose lines may end in any way, and hold anything."""
+        lines = data.splitlines()
+        rest = b"" if data[-1] in (_CR, _LF) else lines.pop()
+        self._skip_lf = data[-1] == _CR
         for line in lines:
             self._line(line, events)
-        return events
+        if rest:
+            self._keep(rest)
 
     def close(self) -> list[Event]:
         """The event that the end of the stream left unterminated, if any."""
@@ -76,13 +103,19 @@ class SSEDecoder:
         self._line(b"", events)
         return events
 
-    def _without_bom(self, data: bytes) -> bytes:
-        head = (self._head or b"") + data
-        if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._head = head
-            return b""
-        self._head = None
-        return head[len(_BOM) :] if head.startswith(_BOM) else head
+    def _after_last(self, data: bytes) -> bytes:
+        """``data`` without what belongs to the beginning of the stream, or to the line end before it."""
+        if self._head is not None:
+            head = self._head + data
+            if len(head) < len(_BOM) and _BOM.startswith(head):
+                self._head = head
+                return b""
+            self._head = None
+            data = head.removeprefix(_BOM)
+        if self._skip_lf and data:
+            self._skip_lf = False
+            data = data.removeprefix(b"\n")
+        return data
 
     def _keep(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -105,13 +138,17 @@ class SSEDecoder:
             self._event = None
             self._size = 0
         elif line.startswith(b"event:"):
-            self._event = line[6:].strip().decode("utf-8", "replace")
+            self._event = _name(line)
         elif line.startswith(b"error:"):
             self._event = "error"
             self._data.append(line[6:].strip())
         elif line.startswith(b"{"):
             self._data.append(line)
             self._grow(len(line))
+
+
+def _name(line: bytes) -> str:
+    return line[6:].strip().decode("utf-8", "replace")
 
 
 def encode_event(name: str, data: bytes) -> bytes:

@@ -10,12 +10,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK   := .e2e/lock
 LLAMA  := .e2e/llamacpp
+NEWEST := .e2e/aiohttp
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench lock clean
+.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench benchstart guard newest lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 run: install ## start the gateway; with no key in the environment, in demo mode
 	@exec $(BIN)/gateway serve --demo-without-keys $(ARGS)
@@ -36,6 +37,15 @@ types: $(VENV)/.dev ## mypy --strict
 unit: $(VENV)/.dev ## the tests that need nothing but Python
 	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
+# The relay leans on more of aiohttp than its documentation promises (gateway/server/direct_upstream.py). On 2026-11-22
+# the newest one is 3.14.5, which requirements/run.txt has too. AIOHTTP===3.14.3 is the oldest that may serve.
+newest: $(VENV)/.dev ## the relay's tests on the newest aiohttp, or on AIOHTTP===3.14.3
+	rm -rf $(NEWEST)
+	$(PIP) install --target $(NEWEST) "aiohttp$(AIOHTTP)"
+	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -c 'import aiohttp; print("aiohttp", aiohttp.__version__, aiohttp.__file__)'
+	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/pytest -q tests/server/test_direct_upstream.py tests/server/test_direct_connections.py \
+	  tests/server/test_relay.py tests/server/test_both_ways.py $(ARGS)
+
 e2e: $(VENV)/.dev ## the real Claude Code through the gateway (needs npm)
 	bash tests/e2e/install.sh
 	$(BIN)/pytest -q -m "e2e and not sdk" tests/e2e $(ARGS)
@@ -52,8 +62,18 @@ llama: $(LLAMA)/.installed ## that server with a small model, on port 8080
 docs: $(VENV)/.installed ## the pages of docs/providers, from the profiles
 	$(BIN)/python -m docs.generate_providers
 
-bench: $(VENV)/.installed ## cold start, idle memory, size of an install
+bench: $(VENV)/.installed ## time, CPU and memory under load, beside nginx and others
+	$(BIN)/python -m bench.run $(ARGS)
+
+benchstart: $(VENV)/.installed ## cold start, idle memory, size of an install
 	$(BIN)/python bench/start.py $(ARGS)
+
+scale: $(VENV)/.installed ## how cost grows; the figures and pictures of docs/performance.md
+	$(BIN)/python -m bench.scale --json docs/performance/scale.json $(ARGS)
+	$(BIN)/python -m bench.plots
+
+guard: $(VENV)/.installed ## CPU time against a fixed program's; fails when it grew by more than a third
+	$(BIN)/python -m bench.guard $(ARGS)
 
 # Build tools go beside the environment, not into it: what runs is what requirements/run.txt names.
 $(VENV)/.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.made

@@ -9,13 +9,14 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from gateway.routing import Provider
 from gateway.server import logs
@@ -200,6 +201,8 @@ import gateway.server
 from gateway.server.tls import tls_context
 import aiohttp.connector
 assert dict(os.environ) == before, "the environment is as it was"
+import mimetypes
+assert not mimetypes.inited and mimetypes.guess_type("a.png")[0] == "image/png", "whoever asks gets the whole table"
 for context in (aiohttp.connector._SSL_CONTEXT_VERIFIED, aiohttp.connector._SSL_CONTEXT_UNVERIFIED):
     assert context.cert_store_stats()["x509"] == 0, "aiohttp's own contexts trust nobody"
 print(tls_context().cert_store_stats()["x509"])
@@ -235,7 +238,8 @@ AQwt++s0Uq0=
 
 # -- a client's stream -----------------------------------------------------------------------------------
 
-Handler = Callable[[ClientStream], object]
+Handler = Callable[[ClientStream], Awaitable[None]]
+EVENT = b"event: a\n\n"
 
 
 @asynccontextmanager
@@ -245,11 +249,10 @@ async def served(answer: Handler, ping_interval: float = NEVER) -> AsyncIterator
     async def handle(request: web.Request) -> web.StreamResponse:
         stream = ClientStream(request, {"request-id": "req_1"}, ping_interval)
         try:
-            await answer(stream)  # type: ignore[misc]
-        except web.HTTPException:
-            await stream.stop()
-            raise
-        return await stream.finish()
+            await answer(stream)
+            return await stream.finish()
+        finally:
+            stream.stop()
 
     application = web.Application()
     application.router.add_get("/", handle)
@@ -264,18 +267,76 @@ async def served(answer: Handler, ping_interval: float = NEVER) -> AsyncIterator
 
 async def test_what_is_written_arrives_in_order_with_the_headers_of_a_stream() -> None:
     async def answer(stream: ClientStream) -> None:
-        assert not stream.started
-        await stream.write(b"event: a\n\n")
-        assert stream.started
-        await stream.write(b"event: b\n\n")
+        assert not stream.begun
+        assert not stream.waiting
+        assert stream.write(EVENT)
+        assert stream.begun
+        assert stream.waiting
+        stream.headers["x-late"] = "yes"
+        await stream.start()
+        assert not stream.waiting
+        assert stream.write(b"event: b\n\n")
+        assert stream.write(b"event: c\n\n")
+        assert not stream.waiting, "what is begun needs no start"
+
+    async with served(answer) as url, ClientSession() as session:
+        for _ in range(2):
+            async with session.get(url) as response:
+                assert await response.read() == EVENT + b"event: b\n\nevent: c\n\n"
+                assert response.status == 200
+                assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+                assert response.headers["cache-control"] == "no-cache"
+                assert response.headers["x-accel-buffering"] == "no"
+                assert response.headers["request-id"] == "req_1"
+                assert response.headers["x-late"] == "yes"
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    async def answer(stream: ClientStream) -> None:
+        stream.write(EVENT)
+        await stream.start()
+        stream.write(b"event: b\n\n")
+
+    async with served(answer) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert b"chunked" not in head
+    assert body == EVENT + b"event: b\n\n"
+
+
+async def test_each_event_leaves_at_once() -> None:
+    """Without the handler: nobody awaits anything between them."""
+    streams: asyncio.Queue[ClientStream] = asyncio.Queue()
+    over = asyncio.Event()
+
+    async def answer(stream: ClientStream) -> None:
+        stream.write(EVENT)
+        await stream.start()
+        streams.put_nowait(stream)
+        await over.wait()
 
     async with served(answer) as url, ClientSession() as session, session.get(url) as response:
-        assert await response.read() == b"event: a\n\nevent: b\n\n"
+        stream = await streams.get()
+        assert await response.content.readexactly(len(EVENT)) == EVENT
+        for _ in range(5):
+            stream.write(EVENT)
+            assert await response.content.readexactly(len(EVENT)) == EVENT
+        over.set()
+        assert await response.read() == b""
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+async def test_what_was_not_started_is_sent_by_the_end(wrote: bool) -> None:
+    async def answer(stream: ClientStream) -> None:
+        if wrote:
+            stream.write(EVENT)
+
+    async with served(answer) as url, ClientSession() as session, session.get(url) as response:
         assert response.status == 200
-        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert response.headers["cache-control"] == "no-cache"
-        assert response.headers["x-accel-buffering"] == "no"
-        assert response.headers["request-id"] == "req_1"
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert await response.read() == (EVENT if wrote else b"")
 
 
 async def test_before_the_first_content_a_failure_has_its_own_status() -> None:
@@ -291,8 +352,9 @@ async def test_silence_is_filled_with_pings() -> None:
 
     async def answer(stream: ClientStream) -> None:
         await heard.wait()
-        assert stream.started, "a ping sends the status line"
-        await stream.write(b"event: a\n\n")
+        assert stream.begun, "a ping sends the status line"
+        assert not stream.waiting
+        stream.write(EVENT)
 
     async with served(answer, 0.01) as url, ClientSession() as session, session.get(url) as response:
         assert response.status == 200
@@ -300,7 +362,7 @@ async def test_silence_is_filled_with_pings() -> None:
             assert await response.content.readexactly(len(PING)) == PING
         heard.set()
         rest = await response.read()
-    pings, _, after = rest.partition(b"event: a\n\n")
+    pings, _, after = rest.partition(EVENT)
     assert set(pings.split(PING)) == {b""}
     assert set(after.split(PING)) == {b""}
 
@@ -310,28 +372,26 @@ async def test_no_ping_comes_after_the_end() -> None:
 
     async def answer(stream: ClientStream) -> None:
         streams.append(stream)
-        await stream.write(b"event: a\n\n")
+        stream.write(EVENT)
 
     async with served(answer, 0.01) as url, ClientSession() as session:
         for _ in range(20):
             async with session.get(url) as response:
                 body = await response.read()
-                assert set(body.removeprefix(b"event: a\n\n").split(PING)) == {b""}
-    assert all(stream._pinging.done() for stream in streams)
+                assert set(body.removeprefix(EVENT).split(PING)) == {b""}
+    assert all(stream._timer is None for stream in streams)
 
 
-async def test_a_client_that_left_is_a_connection_error() -> None:
-    left = asyncio.Event()
+async def test_a_client_that_left_ends_the_handler() -> None:
+    """While it waits for anything at all."""
     told: asyncio.Future[type[BaseException]] = asyncio.get_running_loop().create_future()
 
     async def answer(stream: ClientStream) -> None:
-        await stream.write(b"event: a\n\n")
-        await left.wait()
+        stream.write(EVENT)
+        await stream.start()
         try:
-            while True:
-                await stream.write(b"event: a\n\n" * 1000)
-                await asyncio.sleep(0)
-        except ConnectionError as error:
+            await asyncio.Event().wait()
+        except BaseException as error:
             told.set_result(type(error))
             raise
 
@@ -340,5 +400,88 @@ async def test_a_client_that_left_is_a_connection_error() -> None:
             response = await session.get(url)
             await response.content.readany()
             response.close()
+        assert issubclass(await told, asyncio.CancelledError)
+
+
+async def test_a_client_that_left_is_a_connection_error_at_the_end() -> None:
+    """For a handler that nobody cancelled; what it wrote meanwhile is gone, and is no failure."""
+    left = asyncio.Event()
+    told: asyncio.Future[type[BaseException]] = asyncio.get_running_loop().create_future()
+
+    async def answer(stream: ClientStream) -> None:
+        stream.write(EVENT)
+        await stream.start()
+        transport = stream._transport
+        assert transport is not None
         left.set()
+        while not transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            assert stream.write(EVENT * 1000), "who is gone needs no waiting for"
+        try:
+            await stream.finish()
+        except ConnectionError as error:
+            told.set_result(type(error))
+
+    async with served(lambda stream: asyncio.shield(asyncio.ensure_future(answer(stream)))) as url:
+        async with ClientSession() as session:
+            response = await session.get(url)
+            await response.content.readany()
+            await left.wait()
+            response.close()
         assert issubclass(await told, ConnectionError)
+
+
+async def test_a_client_that_does_not_read_is_told_of_once_and_again_when_there_is_room() -> None:
+    """``write`` says False, and ``on_room`` is called when the client has read on."""
+    full, room = asyncio.Event(), asyncio.Event()
+    wrote = 0
+
+    async def answer(stream: ClientStream) -> None:
+        nonlocal wrote
+        stream.write(EVENT)
+        await stream.start()
+        stream.on_room = room.set
+        taken = True
+        while taken:
+            taken = stream.write(EVENT * 1000)
+            wrote += 1
+            assert wrote < 100_000
+        assert not room.is_set()
+        full.set()
+        await room.wait()
+        assert stream.write(EVENT), "there is room"
+
+    async with served(answer) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await full.wait()
+        assert not room.is_set()
+        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert body == EVENT * (1000 * wrote + 2)
+
+
+async def test_who_does_not_read_gets_no_pings() -> None:
+    full, over = asyncio.Event(), asyncio.Event()
+    wrote = 0
+
+    async def answer(stream: ClientStream) -> None:
+        nonlocal wrote
+        stream.write(EVENT)
+        await stream.start()
+        while stream.write(EVENT * 1000):
+            wrote += 1
+        full.set()
+        await over.wait()
+
+    async with served(answer, 0.01) as url:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await full.wait()
+        loop.call_later(0.05, over.set)
+        await over.wait()
+        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert body == EVENT * (1000 * (wrote + 1) + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from gateway.routing import Provider, RoutingTable
 
@@ -22,6 +23,8 @@ class ServerSettings:
     """The largest request body, in bytes."""
     direct_models: bool = True
     """Clients may ask for ``provider/model``."""
+    relay: Literal["direct", "session"] = "direct"
+    """How requests go up: on the connection itself, or through aiohttp's client (slower; the fallback)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
     upstream.py   requests to upstreams               client_stream.py  the client's end of a stream
     http_edge.py  bytes that are no HTTP              state.py     what all requests share
     tls.py        the certificate store               probe.py     can the upstreams be reached?
+    lean_aiohttp.py  imports aiohttp, before all else
 """
 
-from gateway.server import tls as tls
+from gateway.server import lean_aiohttp as lean_aiohttp

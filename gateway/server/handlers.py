@@ -18,7 +18,6 @@ from gateway.server import pipeline
 from gateway.server.state import STATE
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
-from gateway.wire.json_text import loads_request
 
 log = logging.getLogger("gateway")
 
@@ -33,15 +32,17 @@ _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
 async def messages(request: web.Request) -> web.StreamResponse:
     """``POST /v1/messages``."""
     authorize(request)
-    body = check_request(await read_json(request))
-    return await pipeline.run(request.app[STATE], request, request[REQUEST_ID], body)
+    # The body is nobody's local variable here: this frame lives as long as the stream.
+    return await pipeline.run(
+        pipeline.begin(request.app[STATE], request, request[REQUEST_ID], await read_body(request))
+    )
 
 
 async def count_tokens(request: web.Request) -> web.Response:
     """``POST /v1/messages/count_tokens``: a local estimate."""
     authorize(request)
-    body = check_request(await read_json(request), needs_max_tokens=False)
     state = request.app[STATE]
+    body = check_request(pipeline.parse(state, await read_body(request)), needs_max_tokens=False)
     target = state.config.table.resolve(body["model"]).targets[0]
     return json_response({"input_tokens": state.estimator.estimate(target.name, measure(body))})
 
@@ -115,23 +116,21 @@ def authorize(request: web.Request) -> None:
         )
 
 
-async def read_json(request: web.Request) -> Any:
-    """The parsed body. Raises InvalidRequest or RequestTooLarge."""
+async def read_body(request: web.Request) -> bytes:
+    """The body, which aiohttp does not keep. Raises InvalidRequest or RequestTooLarge."""
     limit = request.app[STATE].config.server.max_body_bytes
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidRequest("content-encoding: compressed request bodies are not taken; send it plain", status=415)
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(request, limit)
-    try:
-        data = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(request, limit) from None
-    if not data:
-        raise InvalidRequest("body: a JSON object is required")
-    try:
-        return loads_request(data)
-    except ValueError as error:
-        raise InvalidRequest(f"body: not valid JSON: {error}") from None
+    pieces: list[bytes] = []
+    size = 0
+    while data := await request.content.readany():
+        pieces.append(data)
+        size += len(data)
+        if size > limit:
+            raise _too_large(request, limit)
+    return b"".join(pieces)
 
 
 def _too_large(request: web.Request, limit: int) -> RequestTooLarge:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from gateway.errors import (
 )
 from gateway.routing import Target
 from gateway.server.learned import amended
-from gateway.server.upstream import EmbeddedAnswer, UpstreamAnswer, open_upstream
+from gateway.server.upstream import PulledAnswer, open_session
 from gateway.translate.fold import MessageFold
 from gateway.translate.rejected_parameter import Amendment, amendment
 from gateway.translate.token_estimate import TokenEstimator, measure
@@ -217,13 +218,14 @@ class Asker:
     ) -> Reply:
         self.requests += 1
         try:
-            async with asyncio.timeout(self._timeout), open_upstream(self._session, upstream, target) as answer:
-                if answer.status != 200:
+            async with asyncio.timeout(self._timeout):
+                with closing(await open_session(self._session, upstream, target)) as answer:
+                    if answer.status == 200:
+                        return await _folded(adapter, request, target, answer)
                     body = await answer.error_body()
                     error = adapter.translate_error(answer.status, answer.headers, body, request, target)
                     change = amendment(answer.status, body, error.message, upstream.body, target.profile)
                     return Reply(error=error, change=change)
-                return await _folded(adapter, request, target, answer)
         except GatewayError as error:
             return Reply(error=error)
         except TimeoutError:
@@ -241,7 +243,7 @@ def _pause_before_another_try(error: GatewayError | None) -> float | None:
 
 
 async def _folded(
-    adapter: Adapter, request: MessagesRequest, target: Target, answer: UpstreamAnswer | EmbeddedAnswer
+    adapter: Adapter, request: MessagesRequest, target: Target, answer: PulledAnswer
 ) -> Reply:
     """The whole answer. Raises GatewayError."""
     translator = adapter.stream_translator(request, target)

@@ -1,12 +1,14 @@
 """THE streaming pipeline: one request from the checked body to the last byte.
 
-    resolve -> prepare -> open -> (read -> translate -> write)* -> close
+    resolve -> prepare -> open -> relay (read -> translate -> write)* -> close
 
 Rules:
 * Before the first content, a failure is an HTTP error; after it, one ``error`` event. Never both.
 * A client that does not stream gets the fold of the same events.
 * The upstream is closed as soon as its answer is complete, the client is gone, or it fell silent.
 * A refusal that names what to leave out is answered by one attempt without it (rejected_parameter.py).
+* While an answer is awaited, only the client's own bytes are kept, for another attempt; while it streams,
+  nothing of the request is.
 * One access-log line for each request, with tokens and times; no content.
 """
 
@@ -14,37 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from time import monotonic
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from gateway import adapters
 from gateway.adapters.base import MessagesRequest, StreamTranslator, UpstreamRequest
-from gateway.errors import GatewayError, Overloaded, ProviderNotReady, UpstreamTimeout
+from gateway.errors import GatewayError, InvalidRequest, Overloaded, ProviderNotReady
 from gateway.routing import Target
 from gateway.server.client_stream import ClientStream
 from gateway.server.learned import amended
+from gateway.server.relay import FoldSink, Relay, Sink
 from gateway.server.state import GatewayState, new_id
-from gateway.server.upstream import EmbeddedAnswer, UpstreamAnswer, open_upstream
+from gateway.server.upstream import EmbeddedAnswer, UpstreamAnswer, open_session
 from gateway.translate.changes import Changes
-from gateway.translate.fold import MessageFold
-from gateway.translate.rejected_parameter import Amendment, amendment
+from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import PromptSize, measure
 from gateway.translate.writer import error_event
 from gateway.wire.json_text import dumps
 
+if TYPE_CHECKING:
+    from gateway.translate.rejected_parameter import Amendment
+
 log = logging.getLogger("gateway")
 access_log = logging.getLogger("gateway.access")
 
-GRACE_SECONDS = 2.0
-"""How long trailing usage may follow the finish reason (providers.md, R88)."""
-
 _MAX_CHANGES_HEADER = 4000
-
-Answer = UpstreamAnswer | EmbeddedAnswer
 
 
 @dataclass(slots=True)
@@ -54,36 +53,74 @@ class Exchange:
     state: GatewayState
     client: web.Request
     request_id: str
-    request: MessagesRequest
+    message_id: str
+    raw: bytes
+    """The client's body, as long as another attempt is possible."""
+    asked: str
+    """The name that the client asked for."""
+    streams: bool
     target: Target
     size: PromptSize
-    upstream: UpstreamRequest
+    input_tokens: int
     translator: StreamTranslator
+    upstream: UpstreamRequest | None
+    """What goes up; None once it is sent."""
+    headers: dict[str, str]
+    """What a successful answer says about itself."""
     started: float
-    first_content: float | None = None
-    ended: bool = False
+    first_output: float | None = None
     delivered: bool = False
     """The client has the whole answer; that it leaves then is no news."""
     outcome: str = "ok"
     """``ok``, ``client_closed`` or the type of the error."""
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a successful answer says about itself."""
-        headers = {"request-id": self.request_id, "x-gateway-target": _printable(self.target.name)}
-        if "x-gateway-explain" in self.request.headers:
-            headers["x-gateway-changes"] = _changes_header(self.upstream.changes)
-        return headers
+
+def begin(state: GatewayState, client: web.Request, request_id: str, raw: bytes) -> Exchange:
+    """The exchange for one request, ready to be sent up. Raises GatewayError."""
+    started = asyncio.get_running_loop().time()
+    body = check_request(parse(state, raw))
+    asked: str = body["model"]
+    target = state.config.table.resolve(asked).targets[0]
+    if target.provider.missing_key is not None:
+        raise ProviderNotReady(
+            f"{asked} goes to {target.name}, and that provider has no key: "
+            f"set {target.provider.missing_key} in the gateway's environment"
+        )
+    if state.windows is not None:
+        state.windows.remind(target)
+    target = state.learned.apply(target)
+    size = measure(body)
+    input_tokens = state.estimator.estimate(target.name, size)
+    message_id = new_id("msg")
+    request = _request(client, body, message_id, input_tokens)
+    upstream, translator = _prepare(request_id, request, target)
+    exchange = Exchange(
+        state, client, request_id, message_id, raw, asked, bool(body.get("stream")),
+        target, size, input_tokens, translator, upstream, {}, started,
+    )
+    exchange.headers = _headers(exchange, upstream.changes)
+    return exchange
 
 
-async def run(state: GatewayState, client: web.Request, request_id: str, body: dict[str, object]) -> web.StreamResponse:
-    """Answers one checked request. Raises GatewayError while the answer can still be an HTTP error."""
-    exchange = _begin(state, client, request_id, body)
+def parse(state: GatewayState, raw: bytes) -> object:
+    """The client's JSON. Raises InvalidRequest."""
+    if not raw:
+        raise InvalidRequest("body: a JSON object is required")
+    try:
+        return state.reader.loads(raw)
+    except ValueError as error:
+        raise InvalidRequest(f"body: not valid JSON: {error}") from None
+
+
+async def run(exchange: Exchange) -> web.StreamResponse:
+    """Answers one request. Raises GatewayError while the answer can still be an HTTP error."""
     task = asyncio.current_task()
     assert task is not None
+    state = exchange.state
     state.running.add(task)
+    state.peak_running = max(state.peak_running, len(state.running))
     try:
-        return await (_stream(exchange) if body.get("stream") else _fold(exchange))
+        return await (_stream(exchange) if exchange.streams else _fold(exchange))
     except GatewayError as error:
         exchange.outcome = error.error_type
         raise
@@ -92,60 +129,88 @@ async def run(state: GatewayState, client: web.Request, request_id: str, body: d
             exchange.outcome = "client_closed"
         raise
     finally:
+        exchange.raw = b""
         state.running.discard(task)
         _record(exchange)
 
 
-def _begin(state: GatewayState, client: web.Request, request_id: str, body: dict[str, object]) -> Exchange:
-    started = monotonic()
-    target = state.config.table.resolve(str(body["model"])).targets[0]
-    if target.provider.missing_key is not None:
-        raise ProviderNotReady(
-            f"{body['model']} goes to {target.name}, and that provider has no key: "
-            f"set {target.provider.missing_key} in the gateway's environment"
-        )
-    if state.windows is not None:
-        state.windows.remind(target)
-    target = state.learned.apply(target)
-    size = measure(body)
-    request = MessagesRequest(
-        body=body,
-        headers={name.lower(): value for name, value in client.headers.items()},
-        query=client.query_string,
-        message_id=new_id("msg"),
-        input_tokens=state.estimator.estimate(target.name, size),
-    )
-    upstream, translator = _prepare(request_id, request, target)
-    return Exchange(state, client, request_id, request, target, size, upstream, translator, started)
+# -- the request ---------------------------------------------------------------------------------------
+
+
+def _request(
+    client: web.Request, body: dict[str, object], message_id: str, input_tokens: int
+) -> MessagesRequest:
+    headers = {name.lower(): value for name, value in client.headers.items()}
+    return MessagesRequest(body, headers, client.query_string, message_id, input_tokens)
+
+
+def _again(exchange: Exchange) -> MessagesRequest:
+    """The request once more, from the client's bytes."""
+    body = check_request(parse(exchange.state, exchange.raw))
+    return _request(exchange.client, body, exchange.message_id, exchange.input_tokens)
 
 
 def _prepare(request_id: str, request: MessagesRequest, target: Target) -> tuple[UpstreamRequest, StreamTranslator]:
     adapter = adapters.get(target.api)
     upstream = adapter.prepare(request, target)
-    for change in upstream.changes:
-        log.debug("%s %s %s: %s", request_id, change.action, change.path, change.reason)
-    return upstream, adapter.stream_translator(request, target)
+    if log.isEnabledFor(logging.DEBUG):
+        for change in upstream.changes:
+            log.debug("%s %s %s: %s", request_id, change.action, change.path, change.reason)
+    make = upstream.translator
+    return upstream, adapter.stream_translator(request, target) if make is None else make()
+
+
+def _headers(exchange: Exchange, changes: Changes) -> dict[str, str]:
+    headers = {"request-id": exchange.request_id, "x-gateway-target": _printable(exchange.target.name)}
+    if "x-gateway-explain" in exchange.client.headers:
+        headers["x-gateway-changes"] = _changes_header(changes)
+    return headers
+
+
+# -- the answer ----------------------------------------------------------------------------------------
 
 
 async def _stream(exchange: Exchange) -> web.StreamResponse:
-    async with AsyncExitStack() as stack:
-        stream = ClientStream(exchange.client, exchange.headers, exchange.state.ping_interval)
-        stack.push_async_callback(stream.stop)
+    stream = ClientStream(exchange.client, exchange.headers, exchange.state.ping_interval)
+    try:
         try:
-            answer = await stack.enter_async_context(_answered(exchange))
-            stream.headers.update(_relayed(exchange, answer))
-            while data := await _translated(exchange, answer):
-                await stream.write(data)
+            answer = await _answer(exchange)
+            stream.headers.update({**exchange.headers, **_relayed(exchange, answer)})
+            await _relay(exchange, answer, stream)
         except (GatewayError, asyncio.CancelledError) as reason:
+            if not stream.begun:
+                raise _as_error(exchange, reason) from None
             error = _as_error(exchange, reason)
-            if not stream.started:
-                raise error from None
             log.warning("%s %s failed in mid-stream: %s", exchange.request_id, exchange.target.name, error.message)
             exchange.outcome = error.error_type
-            await stream.write(error_event(error, exchange.request_id))
+            stream.write(error_event(error, exchange.request_id))
         response = await stream.finish()
         exchange.delivered = True
         return response
+    finally:
+        stream.stop()
+
+
+async def _fold(exchange: Exchange) -> web.StreamResponse:
+    sink = FoldSink()
+    try:
+        answer = await _answer(exchange)
+        headers = {**exchange.headers, **_relayed(exchange, answer)}
+        await _relay(exchange, answer, sink)
+    except asyncio.CancelledError as reason:
+        raise _as_error(exchange, reason) from None
+    return web.Response(body=dumps(sink.fold.message()), content_type="application/json", headers=headers)
+
+
+async def _relay(exchange: Exchange, answer: UpstreamAnswer, sink: Sink) -> None:
+    target = exchange.target
+    relay = Relay(
+        exchange.translator, sink, provider=target.provider.name, idle_timeout=target.profile.idle_timeout
+    )
+    try:
+        await relay.run(answer)
+    finally:
+        exchange.first_output = relay.first_output
 
 
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:
@@ -157,45 +222,52 @@ def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError)
     return Overloaded("the gateway stops; ask again")
 
 
-async def _fold(exchange: Exchange) -> web.StreamResponse:
-    fold = MessageFold()
-    try:
-        async with _answered(exchange) as answer:
-            while data := await _translated(exchange, answer):
-                fold.feed(data)
-            headers = {**exchange.headers, **_relayed(exchange, answer)}
-    except asyncio.CancelledError as reason:
-        raise _as_error(exchange, reason) from None
-    return web.Response(body=dumps(fold.message()), content_type="application/json", headers=headers)
-
-
-@asynccontextmanager
-async def _answered(exchange: Exchange) -> AsyncIterator[Answer]:
+async def _answer(exchange: Exchange) -> UpstreamAnswer:
     """A 200; after a refusal that names what to leave out, that of a second attempt. Raises GatewayError."""
-    async with AsyncExitStack() as stack:
-        answer = await stack.enter_async_context(_open(exchange))
-        if answer.status != 200:
-            error, change = await _refusal(exchange, answer)
+    answer = await _open(exchange)
+    if answer.status != 200:
+        error, change = await _refusal(exchange, answer)
+        try:
             if change is None:
                 raise error
-            await stack.aclose()
-            _amend(exchange, change)
-            answer = await stack.enter_async_context(_open(exchange))
-            if answer.status != 200:
-                raise (await _refusal(exchange, answer))[0]
-        yield answer
+        finally:
+            del error  # its traceback holds this frame, and this frame the exchange
+        _amend(exchange, change)
+        answer = await _open(exchange)
+        if answer.status != 200:
+            raise (await _refusal(exchange, answer))[0]
+    exchange.raw = b""
+    return answer
 
 
-def _open(exchange: Exchange) -> AbstractAsyncContextManager[Answer]:
-    return open_upstream(exchange.state.session, exchange.upstream, exchange.target)
+async def _open(exchange: Exchange) -> UpstreamAnswer:
+    """Sends what goes up, and forgets it."""
+    state, target = exchange.state, exchange.target
+    assert exchange.upstream is not None
+    if exchange.upstream.answer is not None:
+        return EmbeddedAnswer(exchange.upstream.answer)
+    opening: Coroutine[None, None, UpstreamAnswer]
+    if state.direct is not None and state.config.server.relay == "direct":
+        opening = state.direct.open(exchange.upstream, target)
+    else:
+        opening = open_session(state.session, exchange.upstream, target)
+    exchange.upstream = None
+    return await opening
 
 
-async def _refusal(exchange: Exchange, answer: Answer) -> tuple[GatewayError, Amendment | None]:
+async def _refusal(exchange: Exchange, answer: UpstreamAnswer) -> tuple[GatewayError, Amendment | None]:
     """The error, and the change that may avert it."""
     target = exchange.target
-    body = await answer.error_body()
-    error = adapters.get(target.api).translate_error(answer.status, answer.headers, body, exchange.request, target)
-    return error, amendment(answer.status, body, error.message, exchange.upstream.body, target.profile)
+    try:
+        body = await answer.error_body()
+    finally:
+        answer.close()
+    adapter, request = adapters.get(target.api), _again(exchange)
+    error = adapter.translate_error(answer.status, answer.headers, body, request, target)
+    sent = adapter.prepare(request, target).body
+    from gateway.translate.rejected_parameter import amendment  # most processes never need it
+
+    return error, amendment(answer.status, body, error.message, sent, target.profile)
 
 
 def _amend(exchange: Exchange, change: Amendment) -> None:
@@ -208,54 +280,20 @@ def _amend(exchange: Exchange, change: Amendment) -> None:
             "%s: %s. This is done from now on; to keep it, write under providers.%s.models: {%s: {%s}}",
             target.name, change.reason, target.provider.name, dumps(target.model).decode(), advice,
         )
-    exchange.target = amended(target, change.layer)
-    exchange.upstream, exchange.translator = _prepare(exchange.request_id, exchange.request, exchange.target)
+    target = exchange.target = amended(target, change.layer)
+    exchange.upstream, exchange.translator = _prepare(exchange.request_id, _again(exchange), target)
+    exchange.headers = _headers(exchange, exchange.upstream.changes)
 
 
 def _yaml(value: object) -> str:
     return dumps(list(value) if isinstance(value, tuple) else value).decode()
 
 
-def _relayed(exchange: Exchange, answer: Answer) -> dict[str, str]:
+def _relayed(exchange: Exchange, answer: UpstreamAnswer) -> dict[str, str]:
     """Anthropic's own word on its rate limits; from anybody else it would mean something different."""
     if not exchange.target.profile.first_party:
         return {}
     return {name: value for name, value in answer.headers.items() if name.startswith("anthropic-ratelimit-")}
-
-
-async def _translated(exchange: Exchange, answer: Answer) -> bytes:
-    """The next events; b"" when the answer is whole. Raises GatewayError."""
-    translator = exchange.translator
-    while not exchange.ended:
-        data = b""
-        if not translator.complete:
-            data = await _read(exchange, answer)
-        if data:
-            out = translator.feed(data)
-        else:
-            exchange.ended = True
-            out = translator.close()
-        if out:
-            exchange.first_content = exchange.first_content or monotonic()
-            return out
-    return b""
-
-
-async def _read(exchange: Exchange, answer: Answer) -> bytes:
-    finished = exchange.translator.finished
-    timeout = GRACE_SECONDS if finished else exchange.target.profile.idle_timeout
-    try:
-        return await answer.read(timeout)
-    except TimeoutError:
-        if finished:
-            return b""
-        raise UpstreamTimeout(
-            f"{exchange.target.provider.name} sent nothing for {timeout:g} seconds"
-        ) from None
-    except GatewayError:
-        if finished:
-            return b""
-        raise
 
 
 def _record(exchange: Exchange) -> None:
@@ -263,12 +301,12 @@ def _record(exchange: Exchange) -> None:
     usage = exchange.translator.usage
     if exchange.outcome == "ok" and not usage.estimated:
         exchange.state.estimator.learn(exchange.target.name, exchange.size, usage.prompt_tokens)
-    now = monotonic()
-    first = exchange.first_content or now
+    now = asyncio.get_running_loop().time()
+    first = exchange.first_output or now
     access_log.info(
         "%s %s -> %s %s stop=%s in=%d cached=%d out=%d first=%.3fs total=%.3fs",
         exchange.request_id,
-        _printable(exchange.request.model),
+        _printable(exchange.asked),
         _printable(exchange.target.name),
         exchange.outcome,
         exchange.translator.stop_reason,

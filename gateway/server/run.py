@@ -16,13 +16,16 @@ import signal
 import socket
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
+from gateway import adapters
 from gateway.config import Config, ConfigError, is_loopback
 from gateway.reload import Reloader, describe_change
 from gateway.server.app import build_app
 from gateway.server.context_windows import ContextWindows
+from gateway.server.direct_upstream import DirectUpstream, unsupported
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
+from gateway.server.memory import give_back
 from gateway.server.probe import unreachable
 from gateway.server.state import GatewayState
 from gateway.server.tls import tls_context
@@ -34,6 +37,9 @@ POLL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 CUT_SECONDS = 1.0
 BACKLOG = 1024
+GC_THRESHOLDS = (20_000, 20, 50)
+"""A real request makes some thousand containers and frees them when it is sent; Python's 700 would look at
+them a dozen times. What a stream leaves behind is freed without the collector (tests/server/test_relay.py)."""
 
 
 async def serve(
@@ -47,7 +53,7 @@ async def serve(
     """Serves until a signal. ``announce``: see start.py. Raises OSError when the port cannot be had."""
     loop = asyncio.get_running_loop()
     async with new_session() as session:
-        state = GatewayState(config, session)
+        state = GatewayState(config, session, direct_upstream(session))
         windows = state.windows = ContextWindows(session, state.learned.add)
         runner = web.AppRunner(
             build_app(state),
@@ -66,10 +72,14 @@ async def serve(
         stopped = _stop_on_signal(loop)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         actual_port = listener.sockets[0].getsockname()[1]
         announce(actual_port, None)
         windows.ask(config.table)
-        tasks = [asyncio.create_task(_probe(config, actual_port, announce))]
+        tasks = [
+            asyncio.create_task(_probe(config, actual_port, announce)),
+            asyncio.create_task(give_back(state)),
+        ]
         if reloader is not None:
             tasks.append(asyncio.create_task(_watch(state, reloader, is_loopback(host))))
         await stopped
@@ -81,6 +91,15 @@ async def serve(
         await asyncio.wait(tasks)
         await _drain(state)
         await runner.cleanup()
+
+
+def direct_upstream(session: ClientSession) -> DirectUpstream | None:
+    """None, with a warning, where this aiohttp does not allow it."""
+    lacking = unsupported()
+    if lacking is not None:
+        log.warning("server.relay: direct does not work with this aiohttp (%s); its slower client is used", lacking)
+        return None
+    return DirectUpstream(session)
 
 
 async def _drain(state: GatewayState) -> None:
@@ -123,8 +142,11 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
 
 
 async def _probe(config: Config, port: int, announce: Callable[[int, set[str] | None], None]) -> None:
-    if any(provider.base_url.startswith("https:") for provider in config.providers.values()):
+    """What the first request would wait for, and who cannot be reached."""
+    if any(p.base_url.startswith("https:") and p.missing_key is None for p in config.providers.values()):
         await asyncio.to_thread(tls_context)
+    for api in {target.api for route in config.table.routes.values() for target in route.targets}:
+        await asyncio.to_thread(adapters.get, api)
     announce(port, await unreachable(config.providers.values()))
 
 

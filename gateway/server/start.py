@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 
 from gateway.config import Config
@@ -39,6 +40,10 @@ def start(
         raise StartError(f"cannot listen on {host}: this is no host name") from None
     except KeyboardInterrupt:
         return
+    finally:
+        # What waits is written now: whoever called us sees to readers that left.
+        for handler in logging.getLogger().handlers:
+            handler.flush()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

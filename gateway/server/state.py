@@ -14,8 +14,10 @@ from aiohttp import ClientSession, web
 
 from gateway.config import Config
 from gateway.server.context_windows import ContextWindows
+from gateway.server.direct_upstream import DirectUpstream
 from gateway.server.learned import Learned
 from gateway.translate.token_estimate import TokenEstimator
+from gateway.wire.request_reader import RequestReader
 
 
 @dataclass(slots=True)
@@ -24,8 +26,11 @@ class GatewayState:
 
     config: Config
     session: ClientSession
+    direct: DirectUpstream | None = None
+    """The fast way to upstreams; None: by the session alone."""
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
     learned: Learned = field(default_factory=Learned)
+    reader: RequestReader = field(default_factory=RequestReader)
     windows: ContextWindows | None = None
     """Asks the servers whose context window is theirs to say; None in tests that need none."""
     ping_interval: float = 10.0
@@ -33,6 +38,8 @@ class GatewayState:
     ready: bool = True
     running: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of the requests in the pipeline."""
+    peak_running: int = 0
+    """The most of them at once since memory.py looked."""
     cutting: bool = False
     """The time to drain is over; a cancelled request ends with an error of its own."""
     config_error: str | None = None

@@ -1,11 +1,12 @@
-"""Requests to upstreams: one session, limits of our own, failures as our errors.
+"""Upstream requests through aiohttp's ClientSession, and what every way to an upstream has in common.
 
 Rules (reliability.md, "aiohttp as found"):
 * No pool limit that queues silently, no total timeout that ends long answers, no redirects, no cookies,
   no environment proxies, no compression that would hold back events.
 * A failure names the provider, never its URL or key.
-* Leaving ``open`` closes the connection unless the answer was read to its end; so a cancelled handler
-  cancels the upstream at once.
+* ``close`` ends the connection unless the answer was read to its end; so a cancelled handler cancels the
+  upstream at once.
+* What was sent is not kept: a stream holds no request body.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import asyncio
 import io
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import aiohttp
 
 from gateway.adapters.base import UpstreamRequest
-from gateway.errors import UpstreamFailed, UpstreamProtocolError, UpstreamTimeout
+from gateway.errors import GatewayError, UpstreamFailed, UpstreamProtocolError, UpstreamTimeout
 from gateway.routing import Target
 from gateway.server.tls import tls_context
 
@@ -31,7 +33,7 @@ ERROR_BODY_SECONDS = 10.0
 
 
 def new_session() -> aiohttp.ClientSession:
-    """The process's client session."""
+    """The process's client session; its connector also serves direct_upstream.py."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=30, enable_cleanup_closed=True),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -43,77 +45,162 @@ def new_session() -> aiohttp.ClientSession:
     )
 
 
-class UpstreamAnswer:
-    """The status, headers and bytes of one answer."""
+class Consumer(Protocol):
+    """Takes the bytes of an answer as they come. After ``end`` or ``fail`` nothing follows."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+
+    def end(self) -> None:
+        """The body is whole."""
+
+    def fail(self, error: GatewayError) -> None:
+        """The body ends here, and should not."""
+
+
+class UpstreamAnswer(ABC):
+    """The status, the headers (lower-case names) and the bytes of one answer."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @abstractmethod
+    def attach(self, consumer: Consumer) -> None:
+        """From now on the body goes to ``consumer``; what is there already, at once. Called once."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """No more bytes until ``resume``."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Bytes again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nobody wants more: the upstream hears of it at once. Idempotent."""
+
+    def finish(self) -> None:
+        """The answer is complete, whether or not its body has ended; the connection may serve again."""
+        self.close()
+
+    async def error_body(self) -> bytes:
+        """The beginning of an error's body, whatever is wrong with it. Instead of ``attach``."""
+        body = _ErrorBody()
+        self.attach(body)
+        try:
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                await body.done
+        except TimeoutError:
+            pass
+        return b"".join(body.pieces)[:MAX_ERROR_BYTES]
+
+
+class _ErrorBody:
+    """Collects until there is enough."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def feed(self, data: bytes) -> None:
+        self.pieces.append(data)
+        if sum(map(len, self.pieces)) >= MAX_ERROR_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: GatewayError) -> None:
+        self.end()
+
+
+class PulledAnswer(UpstreamAnswer):
+    """An answer that must be read: a task does it, and waits while the consumer is full."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @abstractmethod
+    async def read(self, seconds: float | None) -> bytes:
+        """The next bytes as they arrived; b"" at the end. Raises GatewayError; TimeoutError after ``seconds``."""
+
+    def attach(self, consumer: Consumer) -> None:
+        self._task = asyncio.create_task(self._pump(consumer))
+
+    def pause(self) -> None:
+        self._open.clear()
+
+    def resume(self) -> None:
+        self._open.set()
+
+    def close(self) -> None:
+        # A cancelled task keeps its traceback, and that keeps this.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+    async def _pump(self, consumer: Consumer) -> None:
+        try:
+            while data := await self.read(None):
+                consumer.feed(data)
+                await self._open.wait()
+        except GatewayError as error:
+            consumer.fail(error)
+        else:
+            consumer.end()
+
+
+class SessionAnswer(PulledAnswer):
+    """An answer by way of ClientSession."""
 
     def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
+        super().__init__()
         self._response = response
         self._target = target
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     async def read(self, seconds: float | None) -> bytes:
-        """The next bytes as they arrived; b"" at the end. Raises GatewayError; TimeoutError after ``seconds``."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise UpstreamProtocolError(f"{self._target.provider.name} cut the connection in mid-answer") from error
+            raise cut_in_mid_answer(self._target) from error
 
-    async def error_body(self) -> bytes:
-        """The beginning of an error's body, whatever is wrong with it."""
-        body = b""
-        try:
-            async with asyncio.timeout(ERROR_BODY_SECONDS):
-                while len(body) < MAX_ERROR_BYTES and (data := await self._response.content.readany()):
-                    body += data
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            pass
-        return body[:MAX_ERROR_BYTES]
+    def close(self) -> None:
+        super().close()
+        self._response.close()
 
 
-class EmbeddedAnswer:
+class EmbeddedAnswer(PulledAnswer):
     """The answer of an adapter that needs no network."""
 
     status = 200
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.headers: dict[str, str] = {}
+        super().__init__()
+        self.headers = {}
         self._chunks = iter(chunks)
 
     async def read(self, seconds: float | None) -> bytes:
-        """The next chunk; b"" at the end."""
         await asyncio.sleep(0)
         return next(self._chunks, b"")
 
-    async def error_body(self) -> bytes:
-        """Embedded answers do not fail."""
-        return b""
 
-
-@asynccontextmanager
-async def open_upstream(
+async def open_session(
     session: aiohttp.ClientSession, request: UpstreamRequest, target: Target
-) -> AsyncIterator[UpstreamAnswer | EmbeddedAnswer]:
+) -> SessionAnswer | EmbeddedAnswer:
     """Sends ``request``; the answer is there when its headers are. Raises UpstreamFailed, UpstreamTimeout."""
     if request.answer is not None:
-        yield EmbeddedAnswer(request.answer)
-        return
-    response = await _send(session, request, target)
-    try:
-        yield UpstreamAnswer(response, target)
-    finally:
-        response.close()
-
-
-async def _send(
-    session: aiohttp.ClientSession, request: UpstreamRequest, target: Target
-) -> aiohttp.ClientResponse:
-    provider = target.provider.name
+        return EmbeddedAnswer(request.answer)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=target.profile.connect_timeout)
     try:
         async with asyncio.timeout(target.profile.first_byte_timeout):
-            return await session.post(
+            response = await session.post(
                 request.url,
                 data=io.BytesIO(request.body) if len(request.body) > LARGE_BODY_BYTES else request.body,
                 headers=request.headers,
@@ -122,15 +209,41 @@ async def _send(
                 ssl=tls_context() if request.url.startswith("https:") else True,
             )
     except aiohttp.ConnectionTimeoutError as error:
-        raise UpstreamFailed(f"{provider} did not accept a connection in time") from error
+        raise not_connected(target) from error
     except TimeoutError as error:
-        raise UpstreamTimeout(f"{provider} did not answer in time") from error
+        raise no_answer(target) from error
+    except aiohttp.ClientResponseError as error:
+        raise not_http(target) from error
     except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-        raise UpstreamFailed(f"could not reach {provider}: {_reason(error)}") from error
+        raise unreachable(target, error) from error
+    return SessionAnswer(response, target)
+
+
+# -- failures ------------------------------------------------------------------------------------------
+
+
+def not_connected(target: Target) -> UpstreamFailed:
+    return UpstreamFailed(f"{target.provider.name} did not accept a connection in time")
+
+
+def no_answer(target: Target) -> UpstreamTimeout:
+    return UpstreamTimeout(f"{target.provider.name} did not answer in time")
+
+
+def not_http(target: Target) -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"{target.provider.name} sent an answer that is not valid HTTP")
+
+
+def cut_in_mid_answer(target: Target) -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"{target.provider.name} cut the connection in mid-answer")
+
+
+def unreachable(target: Target, error: BaseException) -> UpstreamFailed:
+    """Why, without the address: it may hold what clients should not see."""
+    return UpstreamFailed(f"could not reach {target.provider.name}: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
-    """Why, without the address: it may hold what clients should not see."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
         return "its TLS certificate or handshake failed"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -141,6 +254,6 @@ def _reason(error: BaseException) -> str:
         return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
     if isinstance(error, ConnectionError | aiohttp.ClientOSError):
         return "the connection broke before the answer"
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return "its base_url is not a URL"
     return type(error).__name__

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.server.faulty_upstream import FaultyUpstream
 from tests.server.gateway_process import SECRETS, TOKEN, Gateway, running_gateway
+from tests.server.raw_upstream import Tls, make_tls
 
 PROVIDERS = """\
 server: {{token: "{token}"}}
@@ -51,11 +55,39 @@ def closed_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Both loops for a module that asks for them, ``pytest.mark.asyncio(loop_factories=[...])``; else the plain one."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    marker = item.get_closest_marker("asyncio")
+    if marker is not None and "loop_factories" in marker.kwargs:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
 @pytest.fixture(scope="session")
 def gateway(upstream: FaultyUpstream, closed_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Knows the upstream by two wires; wants a token. Whatever the tests do to it, its log stays clean."""
-    config = providers_yaml(upstream, closed_port)
-    with running_gateway(tmp_path_factory.mktemp("server"), config, "--log-level", "debug", token=TOKEN) as process:
+    yield from clean_gateway(tmp_path_factory.mktemp("server"), providers_yaml(upstream, closed_port))
+
+
+@pytest.fixture(scope="session")
+def session_gateway(
+    upstream: FaultyUpstream, closed_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """The same one by the other way: through aiohttp's client."""
+    config = providers_yaml(upstream, closed_port).replace("server: {", "server: {relay: session, ")
+    yield from clean_gateway(tmp_path_factory.mktemp("session"), config)
+
+
+def clean_gateway(folder: Path, config: str) -> Iterator[Gateway]:
+    with running_gateway(folder, config, "--log-level", "debug", token=TOKEN) as process:
         yield process
         assert process.process is not None
         assert process.process.poll() is None, process.log()

@@ -20,6 +20,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 from gateway.config import loads
 from gateway.server.app import build_app
 from gateway.server.http_edge import HANDLER_OPTIONS
+from gateway.server.run import direct_upstream
 from gateway.server.state import GatewayState
 from gateway.server.upstream import new_session
 from tests.grammar import Reading, check_stream
@@ -240,7 +241,8 @@ def running_gateway(
 async def gateway_in_process(config: str, *, ping_interval: float = 10.0) -> AsyncIterator[Gateway]:
     """The same server in the test's own loop, where its clocks can be set."""
     async with new_session() as session:
-        state = GatewayState(loads(config.encode(), "providers.yaml", KEYS), session, ping_interval=ping_interval)
+        loaded = loads(config.encode(), "providers.yaml", KEYS)
+        state = GatewayState(loaded, session, direct_upstream(session), ping_interval=ping_interval)
         runner = web.AppRunner(build_app(state), handler_cancellation=True, shutdown_timeout=1.0, **HANDLER_OPTIONS)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

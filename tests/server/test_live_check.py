@@ -13,8 +13,9 @@ from aiohttp import ClientSession, web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from gateway.config import demo, loads
+from gateway.errors import InvalidRequest
 from gateway.routing import Target
-from gateway.server import live_check
+from gateway.server import handlers, live_check
 from gateway.server.app import build_app
 from gateway.server.live_asker import Asker
 from gateway.server.live_check import Report, check_targets
@@ -347,11 +348,10 @@ async def test_cached_tokens(caches: bool, note: str, report_of: Callable[..., A
 # -- other wires -------------------------------------------------------------------------------------------
 
 
-async def echoing(aiohttp_server: AiohttpServer, *middlewares: Any) -> Report:
+async def echoing(aiohttp_server: AiohttpServer) -> Report:
     """The report of another gateway that echoes: it calls a tool only by force, and with no arguments."""
     async with ClientSession() as session:
         app = build_app(GatewayState(demo(), session))
-        app.middlewares.extend(middlewares)
         server = await aiohttp_server(app)
         far = {"api": "anthropic", "base_url": str(server.make_url("/"))}
         text = {"providers": {"far": far}, "models": {"sonnet": "far/sonnet"}}
@@ -367,15 +367,19 @@ async def test_a_server_of_anthropics_type(aiohttp_server: AiohttpServer) -> Non
     assert report.facts == {}
 
 
-async def test_a_named_choice_that_a_server_of_anthropics_type_refuses(aiohttp_server: AiohttpServer) -> None:
-    @web.middleware
-    async def no_named_tool(request: web.Request, handler: Any) -> web.StreamResponse:
-        if (await request.text()).find('"tool_choice":{"type":"tool"') > 0:
-            return web.json_response({"error": {"message": "tool_choice: only any"}}, status=400)
-        answer: web.StreamResponse = await handler(request)
-        return answer
+async def test_a_named_choice_that_a_server_of_anthropics_type_refuses(
+    aiohttp_server: AiohttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_body = handlers.read_body
 
-    report = await echoing(aiohttp_server, no_named_tool)
+    async def no_named_tool(request: web.Request) -> bytes:
+        body = await read_body(request)
+        if b'"tool_choice":{"type":"tool"' in body:
+            raise InvalidRequest("tool_choice: only any")
+        return body
+
+    monkeypatch.setattr(handlers, "read_body", no_named_tool)
+    report = await echoing(aiohttp_server)
     assert report.cells["forced choice"].mark == "?"
     assert report.facts == {"tool_choice": "string"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.server.conftest import providers_yaml
 from tests.server.faulty_upstream import Answer, FaultyUpstream, beginning, reply, stream, whole
-from tests.server.gateway_process import KEYS, SECRETS, TOKEN, Gateway, Reply, raw, running_gateway, turn
+from tests.server.gateway_process import KEYS, SECRETS, TOKEN, Gateway, Reply, raw, running_gateway, turn, until
 
 PROMPT, ANSWER, TOOL_INPUT = "words-of-the-prompt", "words-of-the-answer", "words-of-a-tool-input"
 
@@ -100,7 +100,11 @@ async def test_a_client_cannot_forge_a_log_line(gateway: Gateway) -> None:
     await gateway.ask(f"echo/{evil}")
     await gateway.send("GET", "/%0a2026-01-01%20INFO%20forged%1b%5b2J%e2%80%ae")
     await gateway.send("POST", "/v1/messages", turn(evil, max_tokens="x"))
+
+    async def told() -> bool:
+        return gateway.log().count("\n", start) >= 3
+
+    await until(told)
     log = gateway.log()[start:]
-    assert log
     assert not [line for line in log.splitlines() if line.startswith("2026-01-01")]
     assert not [letter for letter in log if letter != "\n" and not letter.isprintable()]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server import pipeline
+from gateway.server import relay
 from tests.server.faulty_upstream import (
     ANTHROPIC_END,
     CHAT_END,
@@ -101,7 +101,7 @@ async def test_an_answer_without_done_ends_after_a_grace(
     upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     """The upstream said that it is finished and keeps the connection open all the same."""
-    monkeypatch.setattr(pipeline, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "GRACE_SECONDS", 0.05)
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":77,"completion_tokens":5}}\n\n'
     pieces = [*beginning("chat", "Hi"), chat_event({}, "stop"), *([usage] if "usage" in left else [])]
     script = upstream.script(stream(*pieces, ending="open"))

@@ -8,8 +8,7 @@ Rules:
 * Every built-in fact stands in profiles.yaml with its source and the date it was seen.
 """
 
-from __future__ import annotations
-
+# No ``from __future__ import annotations``: the configuration reads the types of the fields at every start.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -199,16 +198,14 @@ def merge(base: Profile, *layers: Mapping[str, Any]) -> Profile:
 
     Raises KeyError for a name that is no field; types are the caller's to check.
     """
+    changes: dict[str, Any] = {}
     for layer in layers:
-        changes: dict[str, Any] = {}
         for name, value in layer.items():
             if name not in PROFILE_FIELDS:
                 raise KeyError(name)
             if isinstance(value, list):
                 value = tuple(value)
             elif name in JOINED_FIELDS:
-                value = {**getattr(base, name), **value}
+                value = {**(changes[name] if name in changes else getattr(base, name)), **value}
             changes[name] = value
-        if changes:
-            base = replace(base, **changes)
-    return base
+    return replace(base, **changes) if changes else base

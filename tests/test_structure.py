@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.cli.gateway_command import run, serving, written
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gateway"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -240,3 +242,51 @@ def test_a_command_starts_without_the_server() -> None:
     program = "import sys, gateway.cli; print(*sorted({'aiohttp', 'asyncio', 'yaml', 'uvloop'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
+
+
+NOT_TO_SERVE = {
+    "of Python": "ctypes difflib importlib.metadata multiprocessing pdb pydoc sqlite3 tomllib unittest xml",
+    "of others": "backoff cffi prometheus_client pydantic requests rich",
+    "not wanted of aiohttp (gateway/server/lean_aiohttp.py)": "frozenlist._frozenlist",
+    "of other commands": "gateway.config.overrides gateway.config.rewrite gateway.cli.check gateway.cli.explain "
+    "gateway.cli.routes gateway.server.live_asker gateway.server.live_check gateway.server.live_probes",
+    "of wires that nobody uses": "gateway.adapters.openai_chat gateway.adapters.openai_responses "
+    "gateway.adapters.ollama gateway.adapters.anthropic_messages gateway.translate.chat_request "
+    "gateway.translate.chat_stream gateway.translate.responses_request gateway.translate.responses_stream "
+    "gateway.translate.ollama_request gateway.translate.ollama_stream gateway.translate.passthrough_request "
+    "gateway.translate.tool_schema gateway.translate.leaked_calls",
+    "for the first error": "gateway.translate.error_wording gateway.translate.rejected_parameter",
+}
+"""Why not -> modules."""
+NOT_TO_CHECK = {"aiohttp", "asyncio", "uvloop", "importlib.metadata", "gateway.server", "gateway.adapters"}
+
+
+def imported(said: list[str]) -> set[str]:
+    """The modules that a process imported, by what PYTHONVERBOSE makes it say."""
+    return {line.split("'")[1] for line in said if line.startswith("import '")}
+
+
+def test_serving_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """What only some users need is imported when they need it: a module costs a millisecond and 40 KB."""
+    with serving("--demo", cwd=tmp_path, env={"PYTHONVERBOSE": "1"}) as gateway:
+        assert gateway.ask("hello") == "echo: hello"
+    found = imported(gateway.err)
+    assert {"gateway.adapters.echo", "aiohttp.web"} <= found
+    wrong = [f"{name} is {why}" for why, names in NOT_TO_SERVE.items() for name in names.split() if name in found]
+    assert not wrong, listed(wrong)
+
+
+def test_what_is_not_to_be_served_exists() -> None:
+    """A module that was renamed would be looked for in vain."""
+    ours = {name for names in NOT_TO_SERVE.values() for name in names.split() if name.startswith("gateway.")}
+    gone = sorted(name for name in ours if not (ROOT / f"{name.replace('.', '/')}.py").exists())
+    assert not gone
+
+
+def test_a_file_is_checked_without_the_server(tmp_path: Path) -> None:
+    file = written(tmp_path, "providers: {lab: {api: openai-chat, base_url: http://h}}\nmodels: {m: lab/m}\n")
+    ended = run("check", file, cwd=tmp_path, env={"PYTHONVERBOSE": "1"})
+    assert ended.status == 0
+    found = imported(ended.err.splitlines())
+    assert "gateway.config" in found
+    assert not found & NOT_TO_CHECK

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -29,8 +31,11 @@ def serve(
     path: Path, host: str | None, port: int | None, always_demo: bool, demo_without_keys: bool, log_level: str
 ) -> None:
     """Start the gateway. Ctrl-C stops it; running answers may finish."""
-    reloader = None if always_demo else Reloader(path, lambda: os.environ, known_apis())
-    config = demo() if reloader is None else _load(reloader)
+    with _loading():
+        reloader = None if always_demo else Reloader(path, lambda: os.environ, known_apis())
+        config = demo() if reloader is None else _load(reloader)
+        # Imported last: what the configuration left behind in memory is used again.
+        from gateway.server.start import StartError, start
     if reloader is not None and demo_without_keys and not _usable(config):
         click.echo("No provider has a key: demo mode. Every name answers from the prompt itself, no model runs.")
         click.echo(f"Set a key, for example: export {_first_missing(config)}=…   then start again.\n")
@@ -55,15 +60,24 @@ def serve(
         with suppress(OSError):
             click.echo(first if unreachable is None else _welcome(config, url, unreachable))
 
-    # Imported last: what the configuration left behind in memory is used again.
-    from gateway.server.start import StartError, start
-
     try:
         start(config, host, port, announce=announce, reloader=reloader, log_level=log_level)
     except StartError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
     _forget_readers_that_left()
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """What is loaded is there to stay: garbage is looked for once, at the end, and never again among the rest."""
+    gc.disable()
+    try:
+        yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _forget_readers_that_left() -> None:

@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -31,9 +30,8 @@ NOWHERE = Mark(0, 0)
 """The place of a mistake that concerns the file as a whole."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Mistake:
-    """One thing to correct. Line 0: the file as a whole."""
+class Mistake(NamedTuple):
+    """One thing to correct; sorts by its place. Line 0: the file as a whole."""
 
     file: str
     line: int

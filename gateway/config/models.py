@@ -30,7 +30,7 @@ MAX_CHAIN = 32
 _EXAMPLE = "add e.g. 'default: provider/model'"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Reference:
     """One reference as written, with the overrides around it."""
 
@@ -41,7 +41,7 @@ class _Reference:
     layers: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Draft:
     """A target to be: its provider, its model (None: the asked name), its overrides, inner ones first."""
 
@@ -58,6 +58,8 @@ class _Draft:
     def _named(self, model: str) -> Target:
         layers = [{name: value for name, value in layer.items() if name != "drop"} for layer in self.layers]
         target = self.section.target(model, layers)
+        if not any("drop" in layer for layer in self.layers):
+            return target
         # ``drop`` adds to ``drop_fields``; every other field replaces.
         dropped = chain_of(target.profile.drop_fields, *(layer.get("drop", ()) for layer in self.layers))
         return replace(target, profile=replace(target.profile, drop_fields=tuple(dict.fromkeys(dropped))))

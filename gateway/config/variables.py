@@ -28,7 +28,7 @@ class MalformedReference(ValueError):
     """A ``${`` that is none of the three forms."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Expanded:
     """A text with its references put in. ``repr`` shows none of it."""
 

@@ -30,7 +30,7 @@ from gateway.translate.changes import Changes
 
 Way = Literal["direct", "session"]
 """Through direct_upstream.py, or through aiohttp's client."""
-PATIENCE = 8.0
+PATIENCE = 20.0
 """Seconds after which a test is given up that waits for what never comes."""
 PLAIN_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

@@ -410,8 +410,8 @@ async def test_close_does_not_wait_for_a_request_that_nobody_reads(
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert answers[0]._unsent is None
-        if tls is None:
-            assert answers[0]._transport.get_write_buffer_size() == 0
+        if type(answers[0]._transport).__module__ == "asyncio.selector_events":
+            assert answers[0]._transport.get_write_buffer_size() == 0, "others tell it later"
         go.set()
         await server.peers[0].left.wait()
         assert len(server.peers[0].body) < len(body)

@@ -304,15 +304,13 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
 
     def _begin(self, message: Any, payload: aiohttp.StreamReader) -> None:
         if self._payload is not None:
-            # Nobody asked for a second answer.
-            self._reusable = False
+            self._reusable = False  # nobody asked for a second answer
             return
         if message.code < 200 and message.code != 101:
             return
         self.status = message.code
         self.headers = {name.lower(): value for name, value in message.headers.items()}
-        # A 101 goes on in another protocol, for which nobody asked.
-        self._reusable = not message.should_close and message.code != 101
+        self._reusable = not message.should_close and message.code != 101  # which goes on in another protocol
         self._payload = payload
         self._stop_timer()
         if not self._head.done():

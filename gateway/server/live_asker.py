@@ -35,6 +35,7 @@ from gateway.errors import (
 )
 from gateway.routing import Target
 from gateway.server.learned import amended
+from gateway.server.relay import GRACE_SECONDS
 from gateway.server.upstream import PulledAnswer, open_session
 from gateway.translate.fold import MessageFold
 from gateway.translate.rejected_parameter import Amendment, amendment
@@ -44,8 +45,6 @@ from gateway.wire.json_text import loads_upstream
 
 JSON = dict[str, Any]
 
-GRACE_SECONDS = 2.0
-"""How long trailing usage may follow the finish reason, as for clients."""
 LONGEST_PAUSE = 30.0
 """Seconds that a busy upstream may ask for before the one other try."""
 MAX_INFO_BYTES = 8 * 1024 * 1024

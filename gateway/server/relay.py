@@ -174,11 +174,10 @@ class Relay:
     def _write(self, out: bytes) -> None:
         if self.first_output is None:
             self.first_output = self._loop.time()
+            self._wake()
         if not self._sink.write(out) and not self._paused and self._answer is not None:
             self._paused = True
             self._answer.pause()
-        if self._sink.waiting:
-            self._wake()
 
     def _close(self) -> None:
         out = self._translator.close()

@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -37,9 +36,6 @@ POLL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 CUT_SECONDS = 1.0
 BACKLOG = 1024
-GC_THRESHOLDS = (20_000, 20, 50)
-"""A real request makes some thousand containers and frees them when it is sent; Python's 700 would look at
-them a dozen times. What a stream leaves behind is freed without the collector (tests/server/test_relay.py)."""
 
 
 async def serve(
@@ -70,9 +66,6 @@ async def serve(
             backlog=BACKLOG,
         )
         stopped = _stop_on_signal(loop)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         actual_port = listener.sockets[0].getsockname()[1]
         announce(actual_port, None)
         windows.ask(config.table)

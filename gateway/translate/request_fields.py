@@ -35,6 +35,8 @@ _REASONS = {
     "cache_control": "the upstream caches prefixes by itself, or not at all",
 }
 
+_ABSENT = object()
+
 
 def refuse_pretence(body: JSON) -> None:
     """Raises InvalidRequest for a field whose silent loss would change what the model can do."""
@@ -121,12 +123,22 @@ def record_unknown(body: JSON, changes: Changes, also: Collection[str] = ()) -> 
 
 
 def drop_refused(wire: JSON, profile: Profile, changes: Changes) -> None:
-    """Takes the profile's ``drop_fields`` out; dots name a place inside."""
+    """Takes the profile's ``drop_fields`` out of ``wire``, not of what it holds; dots name a place inside."""
     for name in profile.drop_fields:
-        *outer, last = name.split(".")
-        holder: Any = wire
-        for key in outer:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and last in holder:
-            del holder[last]
+        if _without(wire, name.split(".")):
             changes.add("dropped", name, "the upstream refuses it")
+
+
+def _without(holder: JSON, path: list[str]) -> bool:
+    """Whether something stood at ``path``. The objects on the way are the client's: they are copied."""
+    key, *inner = path
+    if not inner:
+        return holder.pop(key, _ABSENT) is not _ABSENT
+    child = holder.get(key)
+    if not isinstance(child, dict):
+        return False
+    child = dict(child)
+    found = _without(child, inner)
+    if found:
+        holder[key] = child
+    return found

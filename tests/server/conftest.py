@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
+from aiohttp import ClientSession
 
+from gateway.server import direct_upstream
+from gateway.server import upstream as session_upstream
+from gateway.server.upstream import new_session
 from tests.server.faulty_upstream import FaultyUpstream
 from tests.server.gateway_process import SECRETS, TOKEN, Gateway, running_gateway
 from tests.server.raw_upstream import Tls, make_tls
@@ -69,6 +73,24 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(scope="session")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tls | None:
+    """None: plain HTTP. Otherwise the certificate that the upstreams of a test then have."""
+    if request.param == "plain":
+        return None
+    certified: Tls = request.getfixturevalue("certified")
+    for module in (direct_upstream, session_upstream):
+        monkeypatch.setattr(module, "tls_context", lambda: certified.client)
+    return certified
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[ClientSession]:
+    """As the gateway makes it."""
+    async with new_session() as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

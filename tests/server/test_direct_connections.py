@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from gateway.errors import UpstreamFailed
-from gateway.server import direct_upstream, upstream
-from gateway.server.upstream import UpstreamAnswer, new_session
+from gateway.server import direct_upstream
+from gateway.server.upstream import UpstreamAnswer
 from tests.server.raw_upstream import (
     PLAIN_OK,
     Collected,
@@ -34,23 +33,6 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 HELLO = b"5\r\nhello\r\n"
 END = b"0\r\n\r\n"
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tls | None:
-    """None: plain HTTP. Otherwise the certificate that our upstreams then have."""
-    if request.param == "plain":
-        return None
-    certified: Tls = request.getfixturevalue("certified")
-    for module in (direct_upstream, upstream):
-        monkeypatch.setattr(module, "tls_context", lambda: certified.client)
-    return certified
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[ClientSession]:
-    async with new_session() as session:
-        yield session
 
 
 class Watched:

@@ -10,7 +10,6 @@ import gzip
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
@@ -21,7 +20,6 @@ from aiohttp import ClientSession
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamProtocolError, UpstreamTimeout
 from gateway.server import direct_upstream, upstream
 from gateway.server.direct_upstream import DirectUpstream, unsupported
-from gateway.server.upstream import new_session
 from tests.server.raw_upstream import (
     PLAIN_OK,
     Outcome,
@@ -39,28 +37,10 @@ from tests.server.raw_upstream import (
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 WAYS: list[Way] = ["direct", "session"]
-SCHEMES = ["plain", "tls"]
 LONG = bytes(range(256)) * (3 << 12)
 """3 MiB: more than a reader takes before it pauses."""
 PACKED = gzip.compress(LONG)
 TEXT = "".join(f"event {number}\n" for number in range(5000)).encode()
-
-
-@pytest.fixture(params=SCHEMES)
-def tls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tls | None:
-    """None: plain HTTP. Otherwise the certificate that our upstreams then have."""
-    if request.param == "plain":
-        return None
-    certified: Tls = request.getfixturevalue("certified")
-    for module in (direct_upstream, upstream):
-        monkeypatch.setattr(module, "tls_context", lambda: certified.client)
-    return certified
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[ClientSession]:
-    async with new_session() as session:
-        yield session
 
 
 async def test_this_aiohttp_has_all_that_is_needed() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -265,19 +266,15 @@ async def served(answer: Handler, ping_interval: float = NEVER) -> AsyncIterator
         await server.close()
 
 
-async def test_what_is_written_arrives_in_order_with_the_headers_of_a_stream() -> None:
+@pytest.mark.parametrize("ends", [False, True], ids=["ended by finish", "ended by the last events"])
+async def test_what_is_written_arrives_in_order_with_the_headers_of_a_stream(ends: bool) -> None:
     async def answer(stream: ClientStream) -> None:
         assert not stream.begun
-        assert not stream.waiting
+        stream.headers = {**stream.headers, "x-late": "yes"}
         assert stream.write(EVENT)
         assert stream.begun
-        assert stream.waiting
-        stream.headers["x-late"] = "yes"
-        await stream.start()
-        assert not stream.waiting
         assert stream.write(b"event: b\n\n")
-        assert stream.write(b"event: c\n\n")
-        assert not stream.waiting, "what is begun needs no start"
+        assert stream.write(b"event: c\n\n", last=ends)
 
     async with served(answer) as url, ClientSession() as session:
         for _ in range(2):
@@ -289,13 +286,16 @@ async def test_what_is_written_arrives_in_order_with_the_headers_of_a_stream() -
                 assert response.headers["x-accel-buffering"] == "no"
                 assert response.headers["request-id"] == "req_1"
                 assert response.headers["x-late"] == "yes"
+                assert response.headers["server"] == "messages-gateway"
+                assert parsedate_to_datetime(response.headers["date"]).tzinfo is not None
+                assert "connection" not in response.headers
 
 
-async def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+@pytest.mark.parametrize("ends", [False, True], ids=["ended by finish", "ended by the last events"])
+async def test_a_client_of_http_1_0_gets_no_chunks(ends: bool) -> None:
     async def answer(stream: ClientStream) -> None:
         stream.write(EVENT)
-        await stream.start()
-        stream.write(b"event: b\n\n")
+        stream.write(b"event: b\n\n", last=ends)
 
     async with served(answer) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
@@ -313,7 +313,6 @@ async def test_each_event_leaves_at_once() -> None:
 
     async def answer(stream: ClientStream) -> None:
         stream.write(EVENT)
-        await stream.start()
         streams.put_nowait(stream)
         await over.wait()
 
@@ -353,7 +352,6 @@ async def test_silence_is_filled_with_pings() -> None:
     async def answer(stream: ClientStream) -> None:
         await heard.wait()
         assert stream.begun, "a ping sends the status line"
-        assert not stream.waiting
         stream.write(EVENT)
 
     async with served(answer, 0.01) as url, ClientSession() as session, session.get(url) as response:
@@ -388,7 +386,6 @@ async def test_a_client_that_left_ends_the_handler() -> None:
 
     async def answer(stream: ClientStream) -> None:
         stream.write(EVENT)
-        await stream.start()
         try:
             await asyncio.Event().wait()
         except BaseException as error:
@@ -410,8 +407,7 @@ async def test_a_client_that_left_is_a_connection_error_at_the_end() -> None:
 
     async def answer(stream: ClientStream) -> None:
         stream.write(EVENT)
-        await stream.start()
-        transport = stream._transport
+        transport = stream._request.transport
         assert transport is not None
         left.set()
         while not transport.is_closing():  # noqa: ASYNC110
@@ -440,7 +436,6 @@ async def test_a_client_that_does_not_read_is_told_of_once_and_again_when_there_
     async def answer(stream: ClientStream) -> None:
         nonlocal wrote
         stream.write(EVENT)
-        await stream.start()
         stream.on_room = room.set
         taken = True
         while taken:
@@ -469,7 +464,6 @@ async def test_who_does_not_read_gets_no_pings() -> None:
     async def answer(stream: ClientStream) -> None:
         nonlocal wrote
         stream.write(EVENT)
-        await stream.start()
         while stream.write(EVENT * 1000):
             wrote += 1
         full.set()

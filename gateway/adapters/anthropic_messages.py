@@ -28,7 +28,7 @@ class AnthropicMessagesAdapter:
     def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
         changes = Changes()
         body = to_anthropic(request.body, target.profile, target.name, target.model, changes)
-        own = {name: value for name, value in request.headers.items() if name.startswith("anthropic-")}
+        own = {name.lower(): value for name, value in request.headers.items() if name[:10].lower() == "anthropic-"}
         if not target.profile.keep_betas and own.pop("anthropic-beta", None) is not None:
             changes.add("dropped", "anthropic-beta", "the upstream refuses names that it does not know")
         query = f"?{request.query}" if request.query else ""

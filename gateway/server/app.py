@@ -21,11 +21,10 @@ from gateway.errors import (
     RequestTooLarge,
 )
 from gateway.server import handlers
+from gateway.server.http_head import SERVER_NAME
 from gateway.server.state import STATE, GatewayState, new_id
 
 log = logging.getLogger("gateway")
-
-SERVER_NAME = "messages-gateway"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,7 +87,7 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Nobody needs to know the versions behind us."""
+    """Instead of aiohttp's own name."""
     response.headers["server"] = SERVER_NAME
 
 

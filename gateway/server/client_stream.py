@@ -4,8 +4,8 @@ Rules:
 * The status line is held until the first content, so that an early failure is a true HTTP error; after
   ``ping_interval`` seconds of silence it is sent all the same, with a ping.
 * A client never hears longer silence than that. Pings stand between events, never inside one.
-* aiohttp writes the status line, with the first events, and the end; what is between goes to the transport
-  itself, one write for what one upstream read brought. No await for an event.
+* What one upstream read brought leaves in one write, the head before it and the end behind it included.
+  Everything goes to the transport itself: no await for an event; to aiohttp the answer is already written.
 * A client that does not read is told about once (``write`` returns False), and costs no more memory than
   the transport's buffer and what the upstream sent in one read.
 """
@@ -13,98 +13,87 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from functools import lru_cache
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from gateway.server.http_head import SERVER_NAME, http_head
 from gateway.translate.writer import PING
 
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
+    "server": SERVER_NAME,
 }
+_STREAM_LINES = "".join([f"{name}: {value}\r\n" for name, value in STREAM_HEADERS.items()])
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
-class EventStream(web.StreamResponse):
-    """An answer whose head leaves together with the first events."""
+class WrittenStream(web.StreamResponse):
+    """What aiohttp gets to see of an answer that is written already."""
 
-    # web.Response has it; where aiohttp no longer knows it, the head costs a system call of its own.
-    _send_headers_immediately = False
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._stays = keep_alive
+
+    @property
+    def prepared(self) -> bool:
+        return True
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection may serve again."""
+        return self._stays
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to do."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to do."""
 
 
 class ClientStream:
     """One object per streaming request (the Sink of relay.py)."""
 
     def __init__(self, request: web.Request, headers: Mapping[str, str], ping_interval: float) -> None:
-        self.headers = {**STREAM_HEADERS, **headers}
-        """Sent with the status line; what is added later than that is lost."""
+        self.headers = headers
+        """Sent with the status line, beside STREAM_HEADERS; what is added later than that is lost."""
         self.on_room: Callable[[], None] | None = None
         """Called when a full client takes more."""
+        self.begun = False
+        """Something was said; errors are events from now on."""
         self._request = request
         self._protocol = request.protocol
-        self._response: web.StreamResponse | None = None
-        self._transport: asyncio.Transport | None = None
-        """Set once the status line is out."""
-        self._chunked = True
-        self._pending: list[bytes] = []
+        self._chunked = request.version >= HttpVersion11
+        self._ended = self._gone = False
         self._interval = ping_interval
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
-        self._task: asyncio.Task[None] | None = None
-        """Starts the stream for a ping, or waits for room."""
+        self._waiter: asyncio.Task[None] | None = None
+        """Waits for room."""
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(ping_interval, self._ping)
 
-    @property
-    def begun(self) -> bool:
-        """Something was said; errors are events from now on."""
-        return self._response is not None or bool(self._pending)
-
-    @property
-    def waiting(self) -> bool:
-        """Events wait for ``start``."""
-        return bool(self._pending) and self._response is None
-
-    def write(self, data: bytes) -> bool:
-        """Whole events. False when the client does not read as fast as that."""
-        transport = self._transport
+    def write(self, data: bytes, last: bool = False) -> bool:
+        """Whole events, the ``last`` ones or not. False when the client does not read as fast as that."""
         self._last_write = self._loop.time()
-        if transport is None:
-            self._pending.append(data)
-            return True
-        if transport.is_closing():
-            return True
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        if not self._protocol.writing_paused:
-            return True
-        if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._wait_for_room())
-        return False
-
-    async def start(self) -> None:
-        """The status line, and what waits. Raises ConnectionError when the client is gone."""
-        if self._response is not None:
-            return
-        response = self._response = EventStream(headers=self.headers)
-        await response.prepare(self._request)
-        self._chunked = response.headers.get("transfer-encoding") == "chunked"
-        while self._pending:
-            data = b"".join(self._pending)
-            self._pending.clear()
-            await response.write(data)
-        self._transport = self._request.transport
+        if self._chunked:
+            data = b"%x\r\n%b\r\n%b" % (len(data), data, _LAST_CHUNK if last else b"")
+        return self._send(data, last)
 
     async def finish(self) -> web.StreamResponse:
-        """Ends the body. Raises ConnectionError when the client is gone."""
+        """Ends the body, if ``write`` did not; the answer for aiohttp. Raises ConnectionError when the client is gone."""
         self.stop()
-        if self._task is not None:
-            await self._task
-        response = self._response
-        if response is None:
-            response = self._response = EventStream(headers=self.headers)
-            await response.prepare(self._request)
-        await response.write_eof(b"".join(self._pending))
-        return response
+        if self._waiter is not None:
+            await self._waiter
+        if not self._ended:
+            self._send(_LAST_CHUNK if self._chunked else b"", last=True)
+        if self._gone:
+            raise ConnectionResetError("the client is gone")
+        return WrittenStream(self._stays)
 
     def stop(self) -> None:
         """No more pings."""
@@ -112,11 +101,45 @@ class ClientStream:
             self._timer.cancel()
             self._timer = None
 
+    @property
+    def _stays(self) -> bool:
+        # Without chunks, only the end of the connection ends the body.
+        return self._chunked and self._request.keep_alive
+
+    def _send(self, data: bytes, last: bool) -> bool:
+        self._ended = last
+        if not self.begun:
+            self.begun = True
+            head = self._head()
+            # What aiohttp asks when it wonders whether an error can still be an answer.
+            self._request.writer.output_size = len(head)
+            self.headers = {}
+            data = head + data
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            # aiohttp cancels the handler of a client that is gone.
+            self._gone = True
+            return True
+        transport.write(data)
+        if not self._protocol.writing_paused:
+            return True
+        if self._waiter is None or self._waiter.done():
+            self._waiter = self._loop.create_task(self._wait_for_room())
+        return False
+
+    def _head(self) -> bytes:
+        version = self._request.version
+        lines = f"HTTP/{version.major}.{version.minor} 200 OK\r\n{_STREAM_LINES}date: {_date(int(time.time()))}\r\n"
+        if self._chunked:
+            lines += "transfer-encoding: chunked\r\n"
+        if not self._stays:
+            lines += "connection: close\r\n"
+        return http_head(lines, self.headers)
+
     async def _wait_for_room(self) -> None:
         try:
             await self._request.writer.drain()
         except ConnectionError:
-            # aiohttp cancels the handler of a client that is gone.
             return
         if self.on_room is not None:
             self.on_room()
@@ -128,12 +151,9 @@ class ClientStream:
             # Who does not read needs no sign of life.
             if not self._protocol.writing_paused:
                 self.write(PING)
-            if self.waiting:
-                self._task = self._loop.create_task(self._start_early())
         self._timer = self._loop.call_later(self._interval - silence, self._ping)
 
-    async def _start_early(self) -> None:
-        try:
-            await self.start()
-        except ConnectionError:
-            return
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

@@ -10,17 +10,18 @@ Rules:
   to its end and nothing followed it. After the last event the end of the body gets a moment to arrive.
 * What this leans on beyond aiohttp's documentation is in ``unsupported`` and in tests/server/test_direct_upstream.py:
   ``Connection.protocol`` and ``.transport``, the arguments of ``connect``, ``ResponseHandler.should_close``,
-  and the parser's ``feed_data`` and ``feed_eof``. Where one of them is missing, ClientSession serves.
+  the parser's ``feed_data`` and ``feed_eof``, and the buffer of its reader. Where one of them is missing,
+  ClientSession serves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -30,6 +31,7 @@ from yarl import URL
 from gateway.adapters.base import UpstreamRequest
 from gateway.errors import GatewayError
 from gateway.routing import Target
+from gateway.server.http_head import http_head
 from gateway.server.tls import tls_context
 from gateway.server.upstream import (
     Consumer,
@@ -54,7 +56,6 @@ _PIECE_BYTES = 256 * 1024
 _PARSER_OPTIONS: Any = {"read_until_eof": True, "max_line_size": 32768, "max_field_size": 32768, "max_headers": 128}
 _Parser: Any = http_parser.HttpResponseParser
 _UNREAD_LIMIT = 1 << 20
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _Origin = tuple[aiohttp.ClientRequest, str]
 """What the connector wants to see of one URL; the request line and the headers that the URL makes."""
 
@@ -68,7 +69,7 @@ def unsupported() -> str | None:
         (aiohttp.connector.Connection, "protocol"),
         (aiohttp.connector.Connection, "transport"),
         (aiohttp.client_proto.ResponseHandler, "should_close"),
-        (aiohttp.StreamReader, "read_nowait"),
+        *((aiohttp.StreamReader, name) for name in ("_buffer", "_size", "_cursor", "_http_chunk_splits")),
         (http_parser.HttpResponseParser, "feed_eof"),
     ):
         if not hasattr(owner, name):
@@ -91,7 +92,7 @@ class DirectUpstream:
         assert request.answer is None
         try:
             origin, head_start = self._origin(request.url)
-            head = _head(head_start, request.headers, len(request.body))
+            head = http_head(f"{head_start}content-length: {len(request.body)}\r\n", request.headers)
             connection = await self._connect(origin, target)
         except TimeoutError as error:
             raise not_connected(target) from error
@@ -105,8 +106,7 @@ class DirectUpstream:
         return answer
 
     async def _connect(self, origin: aiohttp.ClientRequest, target: Target) -> aiohttp.connector.Connection:
-        limits = target.profile
-        timeout = aiohttp.ClientTimeout(connect=limits.first_byte_timeout, sock_connect=limits.connect_timeout)
+        timeout = _timeout(target.profile.first_byte_timeout, target.profile.connect_timeout)
         for _ in range(MAX_SPOILT):
             connection = await self._connector.connect(origin, [], timeout)
             protocol = connection.protocol
@@ -136,15 +136,9 @@ class DirectUpstream:
         return origin
 
 
-def _head(start: str, headers: Mapping[str, str], length: int) -> bytes:
-    """The head of a request. Raises ValueError for a value that would break it."""
-    lines = [start]
-    for name, value in headers.items():
-        if _FORBIDDEN.search(name) or _FORBIDDEN.search(value):
-            raise ValueError("a header holds a control character")
-        lines.append(f"{name}: {value}\r\n")
-    lines.append(f"content-length: {length}\r\n\r\n")
-    return "".join(lines).encode()
+@lru_cache
+def _timeout(connect: float | None, sock_connect: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(connect=connect, sock_connect=sock_connect)
 
 
 class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
@@ -276,7 +270,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
         self._pause_transport()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """The reader is empty; it says so after every read."""
+        """The reader is empty."""
         if self._full:
             self._full = False
             self._resume_transport()
@@ -325,7 +319,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
         error = None
         while True:
             try:
-                data = payload.read_nowait()
+                data = self._take(payload)
             except Exception as raised:
                 self._broken(raised)
                 return
@@ -339,6 +333,23 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
             self._held = False
             error = self._parse(b"")
         self._note_end()
+
+    def _take(self, payload: Any) -> bytes:
+        """What the reader holds; ``read_nowait`` takes as long for its chunks as the parser did."""
+        error = payload.exception()
+        if error is not None:
+            raise error
+        if payload is aiohttp.EMPTY_PAYLOAD:
+            return b""
+        chunks, splits = payload._buffer, payload._http_chunk_splits
+        data = b"".join(chunks)
+        chunks.clear()
+        if splits:
+            splits.clear()
+        payload._cursor += payload._size
+        payload._size = 0
+        self.resume_reading()
+        return data
 
     def _note_end(self) -> None:
         """Gives the connection back once the body is whole; says so once the body is handed on."""

@@ -123,6 +123,11 @@ async def read_body(request: web.Request) -> bytes:
         raise InvalidRequest("content-encoding: compressed request bodies are not taken; send it plain", status=415)
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(request, limit)
+    if request.content.is_eof():  # all is there, as it is with most requests
+        body = request.content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(request, limit)
+        return body
     pieces: list[bytes] = []
     size = 0
     while data := await request.content.readany():

@@ -140,8 +140,7 @@ async def run(exchange: Exchange) -> web.StreamResponse:
 def _request(
     client: web.Request, body: dict[str, object], message_id: str, input_tokens: int
 ) -> MessagesRequest:
-    headers = {name.lower(): value for name, value in client.headers.items()}
-    return MessagesRequest(body, headers, client.query_string, message_id, input_tokens)
+    return MessagesRequest(body, client.headers, client.query_string, message_id, input_tokens)
 
 
 def _again(exchange: Exchange) -> MessagesRequest:
@@ -175,7 +174,7 @@ async def _stream(exchange: Exchange) -> web.StreamResponse:
     try:
         try:
             answer = await _answer(exchange)
-            stream.headers.update({**exchange.headers, **_relayed(exchange, answer)})
+            stream.headers = _relayed(exchange, answer)
             await _relay(exchange, answer, stream)
         except (GatewayError, asyncio.CancelledError) as reason:
             if not stream.begun:
@@ -195,7 +194,7 @@ async def _fold(exchange: Exchange) -> web.StreamResponse:
     sink = FoldSink()
     try:
         answer = await _answer(exchange)
-        headers = {**exchange.headers, **_relayed(exchange, answer)}
+        headers = _relayed(exchange, answer)
         await _relay(exchange, answer, sink)
     except asyncio.CancelledError as reason:
         raise _as_error(exchange, reason) from None
@@ -290,10 +289,11 @@ def _yaml(value: object) -> str:
 
 
 def _relayed(exchange: Exchange, answer: UpstreamAnswer) -> dict[str, str]:
-    """Anthropic's own word on its rate limits; from anybody else it would mean something different."""
+    """The answer's headers, with Anthropic's own word on its rate limits; anybody else's would mean something else."""
     if not exchange.target.profile.first_party:
-        return {}
-    return {name: value for name, value in answer.headers.items() if name.startswith("anthropic-ratelimit-")}
+        return exchange.headers
+    limits = {name: value for name, value in answer.headers.items() if name.startswith("anthropic-ratelimit-")}
+    return {**exchange.headers, **limits}
 
 
 def _record(exchange: Exchange) -> None:
@@ -320,6 +320,8 @@ def _record(exchange: Exchange) -> None:
 
 def _printable(text: str) -> str:
     """A client's word, safe in a log line."""
+    if len(text) <= 100 and text.isascii() and text.isprintable():
+        return text
     return text.encode("ascii", "backslashreplace").decode()[:100].replace("\n", "\\n").replace("\r", "\\r")
 
 

@@ -3,7 +3,7 @@
     upstream -> feed -> translator -> sink
 
 Rules:
-* No task, no await and no timer for an event: the handler sleeps until the first output and until the end.
+* No task, no await and no timer for an event: the handler sleeps until the end.
 * Events that arrive in one read leave in one write, at once.
 * A full client pauses its own upstream, and only that; an upstream that is paused is not silent.
 * An upstream that says nothing for ``idle_timeout`` seconds is cut; after the finish reason, trailing usage
@@ -32,33 +32,22 @@ class Sink(Protocol):
     on_room: Callable[[], None] | None
     """Called when a full sink takes more."""
 
-    @property
-    def waiting(self) -> bool:
-        """There is something to do for whoever owns the sink: ``start`` it."""
-
-    def write(self, data: bytes) -> bool:
-        """Whole events. False: enough for now, ``on_room`` tells when there is room again."""
-
-    async def start(self) -> None:
-        """Writes what waits."""
+    def write(self, data: bytes, last: bool = False) -> bool:
+        """Whole events; after the ``last`` ones nothing follows. False: enough for now, ``on_room`` tells when there is
+        room again."""
 
 
 class FoldSink:
     """Folds events into one Message, for a client that does not stream."""
 
-    waiting = False
-
     def __init__(self) -> None:
         self.on_room: Callable[[], None] | None = None
         self.fold = MessageFold()
 
-    def write(self, data: bytes) -> bool:
+    def write(self, data: bytes, last: bool = False) -> bool:
         """Raises UpstreamProtocolError for an answer that is too large."""
         self.fold.feed(data)
         return True
-
-    async def start(self) -> None:
-        """Nothing waits."""
 
 
 class Relay:
@@ -66,12 +55,12 @@ class Relay:
 
     __slots__ = (
         "_answer",
+        "_end",
         "_failure",
         "_heard",
         "_idle_timeout",
         "_in_grace",
         "_loop",
-        "_news",
         "_over",
         "_paused",
         "_provider",
@@ -90,7 +79,7 @@ class Relay:
         self._idle_timeout = idle_timeout
         self._loop = asyncio.get_running_loop()
         self._answer: UpstreamAnswer | None = None
-        self._news: asyncio.Future[None] | None = None
+        self._end: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._paused = self._in_grace = self._over = False
@@ -103,14 +92,11 @@ class Relay:
         self._sink.on_room = self._resume
         try:
             answer.attach(self)
-            if not self._over and self._timer is None:
-                self._look()
-            while not self._over:
-                if self._sink.waiting:
-                    await self._sink.start()
-                else:
-                    self._news = self._loop.create_future()
-                    await self._news
+            if not self._over:
+                if self._timer is None:
+                    self._look()
+                self._end = self._loop.create_future()
+                await self._end
             failure, self._failure = self._failure, None
             try:
                 if failure is not None:
@@ -137,11 +123,11 @@ class Relay:
         translator = self._translator
         try:
             out = translator.feed(data)
-            if out:
-                self._write(out)
             if translator.complete:
-                self._close()
-            elif translator.finished and not self._in_grace:
+                self._close(out)
+            elif out:
+                self._write(out)
+            if translator.finished and not (self._in_grace or self._over):
                 self._begin_grace()
         except Exception as error:
             self._stop(error)
@@ -171,28 +157,30 @@ class Relay:
             self._heard = self._loop.time()
             self._answer.resume()
 
-    def _write(self, out: bytes) -> None:
+    def _write(self, out: bytes, last: bool = False) -> None:
         if self.first_output is None:
             self.first_output = self._loop.time()
-            self._wake()
-        if not self._sink.write(out) and not self._paused and self._answer is not None:
+        if not self._sink.write(out, last) and not self._paused and self._answer is not None:
             self._paused = True
             self._answer.pause()
 
-    def _close(self) -> None:
-        out = self._translator.close()
-        if out:
-            self._write(out)
+    def _close(self, out: bytes = b"") -> None:
+        """Writes ``out`` and the closing events. What came before a broken end is not lost."""
+        try:
+            closing = self._translator.close()
+        except Exception:
+            if out:
+                self._write(out)
+            raise
+        if out or closing:
+            self._write(out + closing, last=True)
         self._stop(None)
 
     def _stop(self, failure: BaseException | None) -> None:
         self._over = True
         self._failure = failure
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
 
     # -- silence -----------------------------------------------------------------------------------------
 

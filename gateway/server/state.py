@@ -6,7 +6,7 @@ Rule: a request reads ``config`` once and keeps what it read; a reload swaps it 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,4 +51,4 @@ STATE = web.AppKey("STATE", GatewayState)
 
 def new_id(prefix: str) -> str:
     """``req_…`` or ``msg_…``: 24 hex digits, unique."""
-    return f"{prefix}_{secrets.token_hex(12)}"
+    return f"{prefix}_{os.urandom(12).hex()}"

@@ -114,7 +114,7 @@ LACKING = [
     ("aiohttp.connector.Connection.protocol", "Connection has no protocol"),
     ("aiohttp.connector.Connection.transport", "Connection has no transport"),
     ("aiohttp.client_proto.ResponseHandler.should_close", "ResponseHandler has no should_close"),
-    ("aiohttp.StreamReader.read_nowait", "StreamReader has no read_nowait"),
+    ("aiohttp.StreamReader._buffer", "StreamReader has no _buffer"),
 ]
 
 

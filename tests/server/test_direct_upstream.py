@@ -414,9 +414,9 @@ async def test_the_bytes_of_a_request(session: ClientSession, tls: Tls | None) -
             "POST /v1/x?beta=true&a=b+c%20d HTTP/1.1\r\n"
             f"Host: {host}\r\n"
             "accept-encoding: identity\r\n"
+            "content-length: 7\r\n"
             "x-api-key: k\r\n"
             "accept: */*\r\n"
-            "content-length: 7\r\n"
             "\r\n"
         )
 

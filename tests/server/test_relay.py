@@ -35,6 +35,7 @@ class Translator:
         self.stop_reason: str | None = None
         self.finished = self.complete = False
         self.failure: Exception = UpstreamProtocolError("far sent no event")
+        self.close_failure: Exception | None = None
         self.closed = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -47,6 +48,8 @@ class Translator:
 
     def close(self) -> bytes:
         self.closed += 1
+        if self.close_failure is not None:
+            raise self.close_failure
         if not self.finished and not self.complete:
             raise UpstreamProtocolError("far ended too early")
         return b"<end>"
@@ -88,28 +91,20 @@ class Answer(UpstreamAnswer):
 
 
 class Sink:
-    """Keeps what is written; full when the test says so; begun by ``start``, as a client's stream is."""
+    """Keeps what is written; full when the test says so."""
 
     def __init__(self) -> None:
         self.on_room: Callable[[], None] | None = None
         self.written: list[bytes] = []
         self.room = True
-        self.starts = 0
-        self.gone = False
+        self.ended = False
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self.written) and self.starts == 0
-
-    def write(self, data: bytes) -> bool:
+    def write(self, data: bytes, last: bool = False) -> bool:
         assert data
+        assert not self.ended, "written to after the end"
         self.written.append(data)
+        self.ended = last
         return self.room
-
-    async def start(self) -> None:
-        self.starts += 1
-        if self.gone:
-            raise ConnectionResetError
 
     def make_room(self) -> None:
         self.room = True
@@ -135,6 +130,7 @@ class Running:
             await self.task
         assert self.answer.said[-1] == "finish"
         assert self.sink.on_room is None
+        assert self.sink.ended
         return self.sink.written
 
     async def failed(self) -> BaseException:
@@ -145,6 +141,7 @@ class Running:
         assert error is not None
         assert self.answer.said[-1] == "close"
         assert self.sink.on_room is None
+        assert not self.sink.ended, "an error event may follow"
         return error
 
 
@@ -176,23 +173,21 @@ async def test_what_comes_in_goes_out_in_order_and_at_once(running: Start) -> No
         one.answer.feed(data)
     assert one.sink.written == [b"A", b"B", b"C", b"D"], "before any task runs; and nothing for nothing"
     one.answer.feed(b"e$.")
-    assert await one.over() == [b"A", b"B", b"C", b"D", b"E$.", b"<end>"]
+    assert await one.over() == [b"A", b"B", b"C", b"D", b"E$.<end>"]
     assert one.answer.said == ["finish"]
-    assert one.sink.starts == 1
 
 
 async def test_the_handler_sleeps_while_events_pass(running: Start) -> None:
-    """It wakes up for the first output and for the end; no event makes a task."""
-    one = await running(b"a")
+    """It wakes up for the end alone; no event makes a task."""
+    one = await running(b"~")
     for _ in range(5):
         await asyncio.sleep(0)
-    assert one.sink.starts == 1
-    asleep = one.relay._news
+    asleep = one.relay._end
     tasks = asyncio.all_tasks()
     for _ in range(100):
         one.answer.feed(b"b")
     await asyncio.sleep(0)
-    assert one.relay._news is asleep
+    assert one.relay._end is asleep
     assert not asleep.done()
     assert asyncio.all_tasks() == tasks
 
@@ -204,23 +199,31 @@ async def test_nothing_is_written_after_the_end(running: Start) -> None:
         one.answer.feed(data)
     one.answer.consumer.end()
     one.answer.consumer.fail(CUT)
-    assert await one.over() == [b"A.", b"<end>"]
+    assert await one.over() == [b"A.<end>"]
     assert one.translator.closed == 1
     one.relay.feed(b"c")
     one.relay.end()
-    assert one.sink.written == [b"A.", b"<end>"]
+    assert one.sink.written == [b"A.<end>"]
 
 
 async def test_all_was_there_before(running: Start) -> None:
     """An answer that is whole when it is attached."""
     one = await running(b"a", b"b.")
-    assert await one.over() == [b"A", b"B.", b"<end>"]
+    assert await one.over() == [b"A", b"B.<end>"]
 
 
 async def test_the_upstreams_end_is_the_end(running: Start) -> None:
     one = await running(b"a$")
     one.answer.consumer.end()
     assert await one.over() == [b"A$", b"<end>"]
+
+
+async def test_what_came_in_the_read_of_a_broken_end_is_written(running: Start) -> None:
+    one = await running(b"a")
+    error = one.translator.close_failure = UpstreamProtocolError("far left a call open")
+    one.answer.feed(b"b.")
+    assert await one.failed() is error
+    assert one.sink.written == [b"A", b"B."]
 
 
 async def test_an_end_that_is_too_early_fails(running: Start) -> None:
@@ -260,16 +263,9 @@ async def test_what_a_translator_raises_is_raised(running: Start, error: Excepti
 async def test_what_a_sink_raises_is_raised(running: Start) -> None:
     one = await running()
     error = UpstreamProtocolError("the answer is too large")
-    one.sink.write = lambda data: (_ for _ in ()).throw(error)
+    one.sink.write = lambda data, last=False: (_ for _ in ()).throw(error)
     one.answer.feed(b"a")
     assert await one.failed() is error
-
-
-async def test_a_client_that_is_gone_at_the_start(running: Start) -> None:
-    one = await running()
-    one.sink.gone = True
-    one.answer.feed(b"a")
-    assert isinstance(await one.failed(), ConnectionResetError)
 
 
 async def test_a_cancelled_relay_closes_the_answer(running: Start) -> None:
@@ -313,7 +309,7 @@ async def test_a_full_sink_pauses_the_answer_and_room_resumes_it(running: Start)
     one.sink.make_room()
     assert one.answer.said == ["pause", "resume"] * 2
     one.answer.feed(b"e.")
-    assert await one.over() == [b"A", b"B", b"C", b"D", b"E.", b"<end>"]
+    assert await one.over() == [b"A", b"B", b"C", b"D", b"E.<end>"]
 
 
 async def test_a_full_sink_does_not_hold_up_the_end(running: Start) -> None:
@@ -321,7 +317,7 @@ async def test_a_full_sink_does_not_hold_up_the_end(running: Start) -> None:
     one = await running(b"a")
     one.sink.room = False
     one.answer.feed(b"b.")
-    assert await one.over() == [b"A", b"B.", b"<end>"]
+    assert await one.over() == [b"A", b"B.<end>"]
 
 
 # -- silence -------------------------------------------------------------------------------------------------
@@ -434,8 +430,6 @@ async def test_a_fold_sink_makes_a_message() -> None:
     events = [*whole("anthropic", "Hel", "lo")]
     for event in events:
         assert sink.write(event), "it is never full"
-        assert not sink.waiting
-    await sink.start()
     message = sink.fold.message()
     assert message["content"] == [{"type": "text", "text": "Hello"}]
     assert message["stop_reason"] == "end_turn"

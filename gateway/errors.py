@@ -16,6 +16,7 @@
      │   └─ ProviderNotReady         no key, or the upstream refused ours
      ├─ UpstreamTimeout         504  timeout_error
      └─ Overloaded              529  overloaded_error
+         └─ TargetBusy               our own limit on a target's concurrency; the upstream said nothing
 
 Rules:
 * ``error_type`` and ``status`` are Anthropic's (docs.claude.com/en/api/errors); clients act on both.
@@ -23,13 +24,18 @@ Rules:
   key, a header or HTML.
 * An upstream's 401 or 403 is never a client's 401 or 403: Claude Code would drop its own login.
 * ``should_retry`` becomes ``x-should-retry``; None leaves the decision to the client.
+* ``scope`` is what an error is a fact about, and so who may still help: resilience/failure.py.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import orjson
+
+Scope = Literal["request", "size", "target", "endpoint", "quota", "moment", "room"]
+"""The request itself; its size; the model at this provider; the provider's key or address; how often that key
+may ask; only this moment; the room that this gateway gives a target."""
 
 
 class GatewayError(Exception):
@@ -38,6 +44,8 @@ class GatewayError(Exception):
     error_type: ClassVar[str] = "api_error"
     default_status: ClassVar[int] = 500
     default_should_retry: ClassVar[bool | None] = None
+    scope: Scope = "request"
+    """Of the class; an error that knows better says so itself."""
 
     def __init__(
         self,
@@ -85,6 +93,8 @@ class InvalidRequest(GatewayError):
 class PromptTooLong(InvalidRequest):
     """The conversation does not fit. Claude Code compacts by itself when it reads this wording."""
 
+    scope = "size"
+
     def __init__(self, tokens: int | None = None, maximum: int | None = None, detail: str = "") -> None:
         """``tokens`` and ``maximum`` are counts of tokens, None when the upstream did not say."""
         if tokens is not None and maximum is not None:
@@ -108,6 +118,7 @@ class BillingRefused(GatewayError):
     error_type = "billing_error"
     default_status = 402
     default_should_retry = False
+    scope = "endpoint"
 
 
 class PermissionDenied(GatewayError):
@@ -115,6 +126,7 @@ class PermissionDenied(GatewayError):
 
     error_type = "permission_error"
     default_status = 403
+    scope = "endpoint"
 
 
 class NotFound(GatewayError):
@@ -122,6 +134,7 @@ class NotFound(GatewayError):
 
     error_type = "not_found_error"
     default_status = 404
+    scope = "target"
 
 
 class MethodNotAllowed(GatewayError):
@@ -140,6 +153,7 @@ class RequestTooLarge(GatewayError):
 
     error_type = "request_too_large"
     default_status = 413
+    scope = "size"
 
 
 INPUT_TOO_LONG = "Input is too long."
@@ -150,6 +164,7 @@ class RateLimited(GatewayError):
 
     error_type = "rate_limit_error"
     default_status = 429
+    scope = "quota"
 
 
 class InternalError(GatewayError):
@@ -160,6 +175,7 @@ class UpstreamFailed(GatewayError):
     """The upstream could not be reached, or failed."""
 
     default_status = 502
+    scope: Scope = "moment"
 
 
 class UpstreamProtocolError(UpstreamFailed):
@@ -170,6 +186,7 @@ class ProviderNotReady(UpstreamFailed):
     """The provider's key is missing or was refused; only the operator can help."""
 
     default_should_retry = False
+    scope = "endpoint"
 
 
 class UpstreamTimeout(GatewayError):
@@ -177,6 +194,7 @@ class UpstreamTimeout(GatewayError):
 
     error_type = "timeout_error"
     default_status = 504
+    scope = "moment"
 
 
 class Overloaded(GatewayError):
@@ -184,3 +202,10 @@ class Overloaded(GatewayError):
 
     error_type = "overloaded_error"
     default_status = 529
+    scope: Scope = "moment"
+
+
+class TargetBusy(Overloaded):
+    """All places of a target are taken (``max_concurrency``), and its queue is full or was too slow."""
+
+    scope = "room"

@@ -61,6 +61,12 @@ class Profile:
     """Seconds until the response headers must come; None: no limit (local servers load models)."""
     idle_timeout: float | None = 300.0
     """Seconds of upstream silence after which a stream is given up; None: no limit."""
+    max_attempts: int = 2
+    """How often a request may be tried on the same key and address, until its answer begins; 1: no second time."""
+    max_concurrency: int | None = None
+    """How many requests this model gets at a time; the others wait, each client in its turn. None: no limit."""
+    queue_timeout: float = 10.0
+    """Seconds that a request waits for its turn, where ``max_concurrency`` is set."""
 
     # -- request: parameters -----------------------------------------------------------------------
     max_tokens_field: str = "max_tokens"

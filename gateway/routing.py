@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import translate
+from typing import Any, TypeVar
 
 from gateway.errors import NotFound
 from gateway.profile import Profile
@@ -37,6 +38,23 @@ _FAMILY = re.compile(
 _LONG_CONTEXT_SUFFIX = "[1m]"
 _NAMES_SHOWN = 100
 
+Told = TypeVar("Told")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of several keys or addresses of a provider. ``repr`` never shows the key."""
+
+    name: str
+    """For logs: as written, or its place in the list, from 1."""
+    base_url: str
+    """The address for the API of whoever holds this, without a trailing slash."""
+    api_key: str | None = field(default=None, repr=False)
+    key_source: str | None = None
+    """What the key was read from."""
+    weight: int = 1
+    """Its share of the clients' sessions, in proportion to the others'."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -55,6 +73,8 @@ class Provider:
     """What the key was read from, for messages: ``DEEPSEEK_API_KEY``."""
     preset: str | None = None
     """The built-in profile it builds on."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Its keys and addresses where it has several; ``api_key`` and ``base_url`` are then those of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +89,37 @@ class Target:
     """The address for the model's API, without a trailing slash; empty for embedded APIs."""
     for_name: Callable[[str], Target] | None = field(default=None, repr=False, compare=False)
     """Builds the target for an asked name, where ``model`` is ASKED_NAME; None: the model is fixed."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """The provider's, with the addresses for the model's API."""
+    name: str = field(init=False, repr=False, compare=False)
+    """``provider/model``."""
+    _told: dict[Callable[[Target], Any], Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What ``once`` was told; may hold the key, so ``repr`` leaves it out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
     @property
     def api(self) -> str:
         """The API that the model speaks."""
         return self.profile.api
 
-    @property
-    def name(self) -> str:
-        """``provider/model``."""
-        return f"{self.provider.name}/{self.model}"
+    def at(self, endpoint: Endpoint) -> Target:
+        """The same model by another key or address of the provider; one of ``endpoints``."""
+        return self.once(_at_endpoints)[endpoint]
+
+    def is_larger_than(self, other: Target) -> bool:
+        """Whether a prompt that is too long for ``other`` may fit; an unknown window may be any."""
+        window, others = self.profile.context_window, other.profile.context_window
+        return window is None or others is None or window > others
+
+    def once(self, tell: Callable[[Target], Told]) -> Told:
+        """What ``tell`` says of this target; asked only once, because a target never changes."""
+        if tell in self._told:
+            told: Told = self._told[tell]
+            return told
+        told = self._told[tell] = tell(self)
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +129,14 @@ class Route:
     name: str
     """The key in ``models`` that matched, or ``provider/model``."""
     targets: tuple[Target, ...]
+    on_overflow: tuple[Target, ...] = ()
+    """Those for a request that was too long for one of ``targets``, in order; may be empty."""
+
+    def for_name(self, name: str) -> Route:
+        """The route of one asked name, where a target is made for its name."""
+        if not any(target.for_name for target in (*self.targets, *self.on_overflow)):
+            return self
+        return Route(self.name, _for_name(self.targets, name), _for_name(self.on_overflow, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +173,7 @@ class RoutingTable:
         route = self._find(name) if 0 < len(name) <= MAX_NAME else None
         if route is None:
             raise self._not_found(asked)
-        if any(target.for_name for target in route.targets):
-            targets = (target.for_name(name) if target.for_name else target for target in route.targets)
-            return Route(route.name, tuple(targets))
-        return route
+        return route.for_name(name)
 
     def _find(self, name: str) -> Route | None:
         """The first rule that applies; None when none does."""
@@ -164,6 +210,18 @@ def family_of(model: str) -> str | None:
     """``sonnet`` for ``claude-sonnet-4-6-20260101``; None for a name that is no Claude model's."""
     match = _FAMILY.fullmatch(model)
     return match[1] if match else None
+
+
+def _at_endpoints(target: Target) -> dict[Endpoint, Target]:
+    def at(endpoint: Endpoint) -> Target:
+        provider = replace(target.provider, api_key=endpoint.api_key, key_source=endpoint.key_source)
+        return replace(target, provider=provider, base_url=endpoint.base_url)
+
+    return {endpoint: at(endpoint) for endpoint in target.endpoints}
+
+
+def _for_name(targets: tuple[Target, ...], name: str) -> tuple[Target, ...]:
+    return tuple(target.for_name(name) if target.for_name else target for target in targets)
 
 
 def is_pattern(name: str) -> bool:

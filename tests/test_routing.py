@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.config import loads
 from gateway.errors import NotFound
 from gateway.profile import Profile, merge
-from gateway.routing import MAX_NAME, RoutingTable, family_of, is_pattern
+from gateway.routing import MAX_NAME, RoutingTable, Target, family_of, is_pattern
 
 FILE = b"""
 providers: {a: {api: echo}, b: {api: echo}}
@@ -133,3 +135,19 @@ def test_merge_lays_layers_over_each_other() -> None:
     assert (profile.extra_body, profile.efforts, profile.images) == ({"a": 1, "b": 2}, ("low",), False)
     with pytest.raises(KeyError):
         merge(Profile(), {"colour": "red"})
+
+
+def test_what_a_target_says_of_itself_is_asked_once() -> None:
+    asked: list[str] = []
+
+    def tell(target: Target) -> str:
+        asked.append(target.name)
+        return f"key of {target.name}"
+
+    (one, two) = table().resolve("sonnet").targets
+    assert [target.once(tell) for target in (one, two, one)] == ["key of a/one", "key of b/two", "key of a/one"]
+    assert asked == ["a/one", "b/two"]
+    other = replace(one, model="other")
+    assert other.once(tell) == "key of a/other"
+    assert one == replace(one)
+    assert "key of" not in repr(one)

@@ -24,7 +24,7 @@ from tests.recordings import target_of, with_profile
 
 JSON = dict[str, Any]
 
-MOST_BYTES = 20 * 1024
+MOST_BYTES = 18 * 1024
 """What one open stream may hold beside its target: "a few kilobytes"."""
 LONG = 2000
 """Characters of each text of the request; whoever holds one of them is found by its length."""

@@ -27,26 +27,27 @@ class AnthropicMessagesAdapter:
 
     def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
         changes = Changes()
-        body = to_anthropic(request.body, target.profile, target.name, target.model, changes)
+        names = upstream_names(request.body, target.profile)
+        body = to_anthropic(request.body, target.profile, target.name, target.model, names, changes)
         own = {name.lower(): value for name, value in request.headers.items() if name[:10].lower() == "anthropic-"}
         if not target.profile.keep_betas and own.pop("anthropic-beta", None) is not None:
             changes.add("dropped", "anthropic-beta", "the upstream refuses names that it does not know")
         query = f"?{request.query}" if request.query else ""
         return UpstreamRequest(
-            url=target.base_url + PATH + query,
-            headers={
+            target.base_url + PATH + query,
+            {
                 "anthropic-version": DEFAULT_VERSION,
                 **own,
                 **upstream_headers(request, target),
                 "accept": "text/event-stream",
             },
-            body=dumps_with_tools(body),
-            changes=changes,
-            translator=_translator(request, target),
+            dumps_with_tools(body),
+            changes,
+            translator=_translator(request, target, names),
         )
 
     def stream_translator(self, request: MessagesRequest, target: Target) -> StreamTranslator:
-        return _translator(request, target)()
+        return _translator(request, target, upstream_names(request.body, target.profile))()
 
     def translate_error(
         self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
@@ -54,11 +55,10 @@ class AnthropicMessagesAdapter:
         return http_error(status, headers, body, error_context(request, target))
 
 
-def _translator(request: MessagesRequest, target: Target) -> Callable[[], StreamTranslator]:
+def _translator(request: MessagesRequest, target: Target, names: dict[str, str]) -> Callable[[], StreamTranslator]:
     """Makes what reads the answer; holds nothing of the request but what an answer depends on."""
     stops = asked_stops(request.body)
-    names = {upstream: client for client, upstream in upstream_names(request.body, target.profile).items()}
-    context = error_context(request, target, names)
+    context = error_context(request, target, {upstream: client for client, upstream in names.items()})
     message_id, input_tokens, first_party = request.message_id, request.input_tokens, target.profile.first_party
     enforce = len(stops) > target.profile.stop_limit
 
@@ -68,7 +68,7 @@ def _translator(request: MessagesRequest, target: Target) -> Callable[[], Stream
             message_id=message_id,
             input_tokens=input_tokens,
             first_party=first_party,
-            stop_sequences=StopSequences(stops, enforce=enforce),
+            stop_sequences=StopSequences(stops, enforce=enforce) if stops else None,
         )
 
     return translator

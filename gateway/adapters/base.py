@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.errors import GatewayError
@@ -19,14 +19,14 @@ from gateway.translate.changes import Changes
 from gateway.translate.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MessagesRequest:
-    """One checked request to ``POST /v1/messages``."""
+    """One checked request to ``POST /v1/messages``. Nobody changes it."""
 
     body: dict[str, Any]
-    """The parsed body, as the client sent it. Nobody changes it."""
-    headers: Mapping[str, str]
-    """The client's headers, lower-case names."""
+    """The parsed body, as the client sent it."""
+    headers: Mapping[str, str] = field(repr=False)
+    """The client's headers; names in any case."""
     query: str
     """The raw query string (``beta=true``), empty when there is none."""
     message_id: str
@@ -41,12 +41,12 @@ class MessagesRequest:
         return model
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UpstreamRequest:
-    """What goes up."""
+    """What goes up. Nobody changes it; ``repr`` shows no key."""
 
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes
     changes: Changes
     answer: Iterable[bytes] | None = None

@@ -19,15 +19,19 @@ USER_AGENT = f"messages-gateway/{__version__}"
 
 def upstream_headers(request: MessagesRequest, target: Target) -> dict[str, str]:
     """Content type, our user agent, the provider's key, the session and the profile's own headers."""
-    headers = {"content-type": "application/json", "user-agent": USER_AGENT}
+    ours, profiles_own = target.once(_fixed_headers)
+    return {**ours, **session_headers(request.body, target.profile), **profiles_own}
+
+
+def _fixed_headers(target: Target) -> tuple[dict[str, str], dict[str, str]]:
+    """What stands before the session, and behind it."""
+    ours = {"content-type": "application/json", "user-agent": USER_AGENT}
     key = target.provider.api_key
     if key and target.profile.auth == "bearer":
-        headers["authorization"] = f"Bearer {key}"
+        ours["authorization"] = f"Bearer {key}"
     elif key and target.profile.auth != "none":
-        headers[target.profile.auth] = key
-    headers.update(session_headers(request.body, target.profile))
-    headers.update({name.lower(): value for name, value in target.profile.extra_headers.items()})
-    return headers
+        ours[target.profile.auth] = key
+    return ours, {name.lower(): value for name, value in target.profile.extra_headers.items()}
 
 
 class AsksForModel(Protocol):

@@ -50,7 +50,7 @@ class OllamaAdapter(TranslatedAdapter):
             leaked_calls=parts.leaked_calls,
             input_tokens=asked.input_tokens,
             window=asked_window(target.profile),
-            answer_limit=answer_limit(asked.fields, target.profile),
+            answer_limit=answer_limit({"max_tokens": asked.max_tokens}, target.profile),
         )
 
     def translate_error(

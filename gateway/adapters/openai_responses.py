@@ -9,16 +9,15 @@ from gateway.adapters.translated import AnswerParts, Asked, TranslatedAdapter
 from gateway.routing import Target
 from gateway.translate.changes import Changes
 from gateway.translate.chat_tools import Form, OfferedTools
-from gateway.translate.request_fields import asked_stops
 from gateway.translate.responses_request import max_output_tokens, responses_form, to_responses
 from gateway.translate.responses_stream import ResponsesStreamTranslator
-from gateway.translate.stop_sequences import StopSequences
 
 
 class OpenAIResponsesAdapter(TranslatedAdapter):
     """``base_url`` + ``/responses``."""
 
     path = "/responses"
+    takes_stops = False
 
     @property
     def tool_form(self) -> Form:
@@ -36,8 +35,7 @@ class OpenAIResponsesAdapter(TranslatedAdapter):
             parts.context,
             think_tags=target.profile.think_tags,
             cumulative=target.profile.cumulative_deltas,
-            # The API has none, whatever a profile says.
-            stop_sequences=StopSequences(asked_stops(asked.fields), enforce=True),
+            stop_sequences=parts.stop_sequences,
             leaked_calls=parts.leaked_calls,
-            max_output_tokens=max_output_tokens(asked.fields, target.profile, Changes()),
+            max_output_tokens=max_output_tokens({"max_tokens": asked.max_tokens}, target.profile, Changes()),
         )

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,12 +22,10 @@ from gateway.translate.chat_tools import Form, OfferedTools, chat_form, offer_to
 from gateway.translate.leaked_calls import LeakedCalls
 from gateway.translate.request_fields import asked_stops, refuse_pretence
 from gateway.translate.stop_sequences import StopSequences
-from gateway.translate.tool_calls import ToolCalls, past_ids
+from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import ErrorContext, http_error
 from gateway.translate.writer import MessageStreamWriter
 from gateway.wire.json_text import TOO_DEEP, dumps_body
-
-_ANSWER_FIELDS = ("max_tokens", "stop_sequences")
 
 
 class Asked(NamedTuple):
@@ -36,9 +34,10 @@ class Asked(NamedTuple):
     message_id: str
     model: str
     input_tokens: int
-    fields: dict[str, Any]
-    """``max_tokens`` and ``stop_sequences``, as the client sent them."""
-    used_ids: Collection[str]
+    max_tokens: int | None
+    stops: tuple[str, ...]
+    """The stop sequences."""
+    used_ids: Set[str]
     """The ids of the calls in the history."""
     names: dict[str, str]
     """Upstream name -> client name of the offered tools."""
@@ -52,7 +51,8 @@ class AnswerParts(NamedTuple):
     writer: MessageStreamWriter
     calls: ToolCalls
     context: ErrorContext
-    stop_sequences: StopSequences
+    stop_sequences: StopSequences | None
+    """None where the client named none."""
     leaked_calls: LeakedCalls | None
 
 
@@ -62,6 +62,8 @@ class TranslatedAdapter(ABC):
     path: ClassVar[str]
     """What follows the target's ``base_url``."""
     accept: ClassVar[str] = "text/event-stream"
+    takes_stops: ClassVar[bool] = True
+    """The API has stop sequences; how many, says the profile."""
 
     @property
     def tool_form(self) -> Form:
@@ -87,10 +89,10 @@ class TranslatedAdapter(ABC):
         except RecursionError:
             raise InvalidRequest(TOO_DEEP) from None
         return UpstreamRequest(
-            url=target.base_url + self.path,
-            headers={**upstream_headers(request, target), "accept": self.accept},
-            body=dumps_body(wire),
-            changes=changes,
+            target.base_url + self.path,
+            {**upstream_headers(request, target), "accept": self.accept},
+            dumps_body(wire),
+            changes,
             translator=partial(self._translator, _asked(request, offered), target),
         )
 
@@ -99,8 +101,7 @@ class TranslatedAdapter(ABC):
         return self._translator(_asked(request, offered), target)
 
     def _translator(self, asked: Asked, target: Target) -> StreamTranslator:
-        profile = target.profile
-        stops = asked_stops(asked.fields)
+        profile, stops = target.profile, asked.stops
         writer = MessageStreamWriter(asked.message_id, asked.model, asked.input_tokens)
         calls = ToolCalls(
             writer,
@@ -113,7 +114,7 @@ class TranslatedAdapter(ABC):
             writer,
             calls,
             error_context(asked, target, asked.names),
-            StopSequences(stops, enforce=len(stops) > profile.stop_limit),
+            StopSequences(stops, enforce=not self.takes_stops or len(stops) > profile.stop_limit) if stops else None,
             LeakedCalls(profile.leaked_calls, asked.schemas) if profile.leaked_calls else None,
         )
         return self.reader(parts, asked, target)
@@ -130,8 +131,9 @@ def _asked(request: MessagesRequest, offered: OfferedTools) -> Asked:
         request.message_id,
         body.get("model", ""),
         request.input_tokens,
-        {name: body[name] for name in _ANSWER_FIELDS if name in body},
-        past_ids(body),
+        body.get("max_tokens"),
+        asked_stops(body),
+        offered.call_ids,
         offered.listed.client_names,
         offered.listed.schemas,
     )

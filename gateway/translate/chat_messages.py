@@ -15,10 +15,8 @@ Rules (R1-R18, R27, R51, R59-R61):
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
@@ -37,31 +35,10 @@ _ROLES = ("user", "assistant", "system")
 _FIELDS = frozenset(("role", "content"))
 
 
-@dataclass(slots=True)
-class _Message:
+class _Message(NamedTuple):
     role: str
     blocks: list[JSON]
     path: str
-
-
-@dataclass(slots=True)
-class _UserText:
-    """User parts that are not written yet."""
-
-    listed: bool
-    """The content is a list of parts, also when it is text only."""
-    bridge: str | None
-    parts: list[JSON] = field(default_factory=list)
-
-    def flush(self, out: list[JSON]) -> None:
-        if not self.parts:
-            return
-        if out and out[-1]["role"] == "user":
-            self.parts = [*parts_of(out.pop()["content"]), *self.parts]
-        if out and out[-1]["role"] == "tool" and self.bridge is not None:
-            out.append({"role": "assistant", "content": self.bridge})
-        out.append({"role": "user", "content": content_of(self.parts, listed=self.listed)})
-        self.parts = []
 
 
 class ChatMessages:
@@ -89,8 +66,8 @@ class ChatMessages:
 
     def translate(self, body: JSON) -> list[JSON]:
         """The messages. Raises InvalidRequest, naming the place, for content that cannot go up."""
-        messages = list(self._read(body["messages"]))
-        system = self._system(body.get("system"))
+        messages = self._read(body["messages"])
+        system = self._system(body["system"]) if "system" in body else []
         start = 0
         while start < len(messages) and messages[start].role == "system":
             system.extend(self._texts(messages[start]))
@@ -102,7 +79,8 @@ class ChatMessages:
         for assistant, others in _groups(messages[start:]):
             calls = self._assistant(assistant, out) if assistant else []
             answered = self._results(calls, others, out) if calls else {}
-            self._others(answered, others, out)
+            if others:
+                self._others(answered, others, out)
         if messages and messages[-1].role == "assistant":
             self._prefill(out)
         if self._profile.cache != "none":
@@ -137,26 +115,27 @@ class ChatMessages:
             if not isinstance(text, str):
                 raise InvalidRequest(f"system[{position}].text: Input should be a string")
             kept = without_billing_line(text) if self._profile.strip_billing_block else text
-            if kept != text:
+            if kept is not text:
                 self._changes.add("dropped", f"system[{position}]", "Claude Code's billing block empties prefix caches")
                 block = {**block, "text": kept}
-            parts.extend(self._reader.parts({**block, "type": "text"}, f"system[{position}]"))
+            parts += self._reader.parts({**block, "type": "text"}, f"system[{position}]")
         return parts
 
     def _texts(self, message: _Message) -> list[JSON]:
         found = []
-        for position, block in enumerate(message.blocks):
-            for part in self._reader.parts(block, f"{message.path}[{position}]"):
+        _, blocks, path = message
+        for position, block in enumerate(blocks):
+            for part in self._reader.parts(block, f"{path}[{position}]"):
                 if part["type"] != "text":
-                    raise InvalidRequest(f"{message.path}[{position}]: a system message holds text only")
+                    raise InvalidRequest(f"{path}[{position}]: a system message holds text only")
                 found.append(part)
         return found
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def _read(self, messages: list[Any]) -> Iterator[_Message]:
+    def _read(self, messages: list[Any]) -> list[_Message]:
+        read: list[_Message] = []
         for position, message in enumerate(messages):
-            path = f"messages[{position}].content"
             if not isinstance(message, dict):
                 raise InvalidRequest(f"messages[{position}]: Input should be an object")
             role = message.get("role")
@@ -168,16 +147,18 @@ class ChatMessages:
                 for name in message:
                     if name not in _FIELDS:
                         self._changes.add("dropped", f"messages[].{name}", "no such field on a chat message")
-            yield _Message(role, blocks_of(message.get("content"), path), path)
+            path = f"messages[{position}].content"
+            read.append(_Message(role, blocks_of(message.get("content"), path), path))
+        return read
 
     # -- turns -----------------------------------------------------------------------------------------
 
     def _assistant(self, messages: list[_Message], out: list[JSON]) -> list[PastCall]:
         """Writes one assistant turn. Returns its calls."""
         turn = self._turn(self._profile, self._provider, self._model, self._changes)
-        for message in messages:
-            for position, block in enumerate(message.blocks):
-                path = f"{message.path}[{position}]"
+        for _, blocks, holder in messages:
+            for position, block in enumerate(blocks):
+                path = f"{holder}[{position}]"
                 if block["type"] == "tool_use":
                     name = self._offered.upstream_name(str(block.get("name")), self._profile.tool_name_max)
                     turn.tool_use(block, name, self._used_ids, path)
@@ -198,16 +179,16 @@ class ChatMessages:
 
         Returns the path of each result -> what of it goes in a user message.
         """
-        waiting: dict[str, deque[PastCall]] = {}
-        for call in calls:
-            waiting.setdefault(call.client_id, deque()).append(call)
+        waiting: dict[str, list[PastCall]] = {}
+        for call in reversed(calls):
+            waiting.setdefault(call.client_id, []).append(call)
         answered: dict[str, list[JSON]] = {}
-        for message in others:
-            for position, block in enumerate(message.blocks):
-                if block["type"] == "tool_result" and (found := waiting.get(_result_id(block))):
-                    path = f"{message.path}[{position}]"
+        for _, blocks, holder in others:
+            for position, block in enumerate(blocks):
+                if block["type"] == "tool_result" and (found := waiting.get(str(block.get("tool_use_id")))):
+                    path = f"{holder}[{position}]"
                     content, answered[path] = self._result_content(block, path)
-                    out.append(self._result(found.popleft(), content))
+                    out.append(self._result(found.pop(), content))
         if len(answered) < len(calls):
             missing = {id(call) for queue in waiting.values() for call in queue}
             for call in calls:
@@ -226,34 +207,48 @@ class ChatMessages:
 
     def _others(self, answered: dict[str, list[JSON]], others: list[_Message], out: list[JSON]) -> None:
         """Everything of user and system messages that is no tool message, in its order."""
-        user = _UserText(self._listed, self._profile.bridge_after_tool)
+        parts: list[JSON] = []
         for message in others:
-            if message.role == "system":
-                self._mid_system(message, user, out)
+            role, blocks, holder = message
+            if role == "system":
+                parts = self._mid_system(message, parts, out)
                 continue
-            for position, block in enumerate(message.blocks):
-                path = f"{message.path}[{position}]"
+            for position, block in enumerate(blocks):
+                path = f"{holder}[{position}]"
                 if block["type"] != "tool_result":
-                    user.parts += self._reader.parts(block, path)
+                    parts += self._reader.parts(block, path)
                 elif path in answered:
-                    user.parts += answered[path]
+                    parts += answered[path]
                 else:
                     self._changes.add("replaced", path, "a result without its call goes as text")
-                    user.parts += self._orphan(block, path)
-        user.flush(out)
+                    parts += self._orphan(block, path)
+        if parts:
+            self._user(parts, out)
 
-    def _mid_system(self, message: _Message, user: _UserText, out: list[JSON]) -> None:
+    def _user(self, parts: list[JSON], out: list[JSON]) -> None:
+        """Writes one user message."""
+        last = out[-1]["role"] if out else None
+        if last == "user":
+            parts = [*parts_of(out.pop()["content"]), *parts]
+        elif last == "tool" and self._profile.bridge_after_tool is not None:
+            out.append({"role": "assistant", "content": self._profile.bridge_after_tool})
+        out.append({"role": "user", "content": content_of(parts, listed=self._listed)})
+
+    def _mid_system(self, message: _Message, user: list[JSON], out: list[JSON]) -> list[JSON]:
+        """``user``: the parts of the user that wait. Returns those that still do."""
         parts = self._texts(message)
         if not parts:
-            return
+            return user
         if self._profile.mid_system == "system":
-            user.flush(out)
+            if user:
+                self._user(user, out)
             role = "developer" if self._profile.developer_role else "system"
             out.append({"role": role, "content": content_of(parts, listed=self._listed)})
-            return
+            return []
         text = "\n\n".join(part["text"] for part in parts)
         self._changes.add("moved", message.path, "a system message in the middle goes as a <system-reminder>")
-        user.parts.append(_text_part(f"<system-reminder>\n{text}\n</system-reminder>"))
+        user.append(_text_part(f"<system-reminder>\n{text}\n</system-reminder>"))
+        return user
 
     # -- tool results ----------------------------------------------------------------------------------
 
@@ -268,11 +263,15 @@ class ChatMessages:
 
     def _result_content(self, block: JSON, path: str) -> tuple[str | list[JSON], list[JSON]]:
         """(what the tool said: text, and what else the message may hold; what a user message holds) (R9, R15, R16)."""
-        parts = self._result_parts(block, path)
-        texts = [part["text"] for part in parts if part["type"] == "text"]
-        text = "\n\n".join(texts)
-        others = [part for part in parts if part["type"] != "text"] if len(texts) < len(parts) else []
+        content = block.get("content")
         moved: list[JSON] = []
+        others: list[JSON] = []
+        if isinstance(content, str):
+            text = "" if content.isspace() else content
+        else:
+            parts = self._result_parts(block, path)
+            text = "\n\n".join(part["text"] for part in parts if part["type"] == "text")
+            others = [part for part in parts if part["type"] != "text"]
         if others and self._profile.tool_result_images == "user_message":
             self._changes.add("moved", path, "images and documents of a tool result go in a user message after it")
             text = f"{text}\n\n{SEE_ATTACHMENT}" if text else SEE_ATTACHMENT
@@ -293,10 +292,6 @@ class ChatMessages:
 
 def _text_part(text: str) -> JSON:
     return {"type": "text", "text": text}
-
-
-def _result_id(block: JSON) -> str:
-    return str(block.get("tool_use_id"))
 
 
 def _groups(messages: list[_Message]) -> Iterator[tuple[list[_Message], list[_Message]]]:

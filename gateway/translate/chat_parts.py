@@ -176,6 +176,8 @@ def content_of(parts: list[JSON], *, listed: bool = False) -> str | list[JSON]:
     """Only text: one string, which every server takes; else, or when ``listed``, the parts."""
     if listed:
         return parts
+    if len(parts) == 1:
+        return parts[0]["text"] if parts[0]["type"] == "text" else parts
     texts = [part["text"] for part in parts if part["type"] == "text"]
     return "\n\n".join(texts) if len(texts) == len(parts) else parts
 

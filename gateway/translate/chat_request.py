@@ -29,19 +29,16 @@ def to_chat(
     body: JSON, profile: Profile, provider: str, model: str, offered: OfferedTools, changes: Changes
 ) -> JSON:
     """The body for ``/chat/completions``. Raises InvalidRequest, naming the field."""
-    tools = bool(offered.tools)
-    reasoning = ask_for_reasoning(body, profile, tools=tools, forced=is_forced(body), changes=changes)
+    reasoning = ask_for_reasoning(body, profile, tools=bool(offered.tools), forced=is_forced(body), changes=changes)
     choice = tool_choice(body, offered, profile, reasoning.on, changes)
-    wire: JSON = {"model": model}
-    wire["messages"] = ChatMessages(profile, provider, model, offered, changes).translate(body)
+    wire: JSON = {"model": model, "messages": ChatMessages(profile, provider, model, offered, changes).translate(body)}
     if offered.tools:
         wire["tools"] = offered.to_wire(changes)
     wire.update(choice)
     max_tokens = capped_max_tokens(body, profile, changes)
     if max_tokens is not None:
         wire[profile.max_tokens_field] = max_tokens
-    stops = upstream_stops(body, profile, changes)
-    if stops:
+    if "stop_sequences" in body and (stops := upstream_stops(body, profile, changes)):
         wire["stop"] = stops
     wire.update(sampling_fields(body, profile, reasoning, changes))
     lay_over(wire, reasoning.fields)
@@ -51,11 +48,13 @@ def to_chat(
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": is_strict(schema)},
         }
-    wire.update(identity_fields(body, profile, changes))
+    if "metadata" in body:
+        wire.update(identity_fields(body, profile, changes))
     wire["stream"] = True
     if profile.stream_usage:
         wire["stream_options"] = {"include_usage": True}
     record_unknown(body, changes)
-    drop_refused(wire, profile, changes)
+    if profile.drop_fields:
+        drop_refused(wire, profile, changes)
     lay_over(wire, profile.extra_body)
     return wire

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from gateway.errors import GatewayError, Overloaded, UpstreamFailed, UpstreamProtocolError
 from gateway.translate.answer_text import AnswerText
 from gateway.translate.leaked_calls import LeakedCalls
-from gateway.translate.reasoning import DETAILS, REASONING_FIELDS, TAGS, ReasoningCollector
+from gateway.translate.reasoning import DETAILS, FIELDS, TAGS, ReasoningCollector
 from gateway.translate.stop_sequences import StopSequences
-from gateway.translate.stream_reader import StreamReader
 from gateway.translate.tool_calls import ToolCalls
-from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
+from gateway.translate.upstream_errors import ERROR_FIELDS, ErrorContext, find_error, payload_error
 from gateway.translate.usage import Usage, from_chat
 from gateway.translate.writer import MessageStreamWriter
 from gateway.wire.json_text import loads_upstream
@@ -51,25 +52,14 @@ FAILED_FINISHES: dict[str, type[GatewayError]] = {
 }
 """Finish reasons that say that the answer failed (R86)."""
 
-
-_BESIDE_TEXT = REASONING_FIELDS | {"refusal", "tool_calls", "function_call"}
+_BESIDE_TEXT = frozenset((*FIELDS, DETAILS, "refusal", "tool_calls", "function_call"))
 """What a delta may hold besides its ``content``."""
 
 
-class ChatStreamTranslator(StreamReader):
+class ChatStreamTranslator(AnswerText):
     """One answer; one object per request (the StreamTranslator contract)."""
 
-    __slots__ = (
-        "_answer",
-        "_calls",
-        "_context",
-        "_cumulative",
-        "_reasoning",
-        "_reported",
-        "_spoke",
-        "_stop_sequence",
-        "_writer",
-    )
+    __slots__ = ("_cumulative", "_reasoning", "_reported", "_spoke", "_stop_sequence")
 
     def __init__(
         self,
@@ -79,25 +69,20 @@ class ChatStreamTranslator(StreamReader):
         *,
         think_tags: bool,
         cumulative: bool,
-        stop_sequences: StopSequences,
+        stop_sequences: StopSequences | None,
         leaked_calls: LeakedCalls | None = None,
     ) -> None:
-        super().__init__(context.provider, writer.out)
-        self._stop_sequence: str | None = None
-        self._writer = writer
-        self._calls = calls
-        self._context = context
-        self._answer = AnswerText(
+        """``stop_sequences``: None where the client asked for none."""
+        super().__init__(
             writer,
             calls,
+            context,
             think_tags=think_tags,
-            leaked_calls=leaked_calls,
             stop_sequences=stop_sequences,
-            on_thinking=self._think_in_tags,
-            on_sign=self._sign,
-            on_stop=self._stop,
+            leaked_calls=leaked_calls,
         )
-        self._reasoning = ReasoningCollector(context.provider, context.model, cumulative=cumulative)
+        self._stop_sequence: str | None = None
+        self._reasoning: ReasoningCollector | None = None
         self._cumulative = cumulative
         self._reported: Usage | None = None
         self._spoke = False
@@ -106,7 +91,10 @@ class ChatStreamTranslator(StreamReader):
         if payload[:6] == b"[DONE]":
             self.finished = self.complete = True
             return
-        chunk = self._parse(payload)
+        try:
+            chunk = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            chunk = self._parse(payload)
         if name == "error" and isinstance(chunk, dict) and "error" not in chunk:
             chunk = {"error": chunk}
         self._chunk(chunk)
@@ -123,9 +111,11 @@ class ChatStreamTranslator(StreamReader):
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError(f"{self._provider} sent an event that is no object")
         choice = _choice(chunk.get("choices"))
+        error = None
+        if not ERROR_FIELDS.isdisjoint(chunk) or chunk.get("object") == "error":
+            error = find_error(chunk)
         if chunk.get("usage") or "x_groq" in chunk or (choice is not None and "usage" in choice):
             self._read_usage(chunk, choice)
-        error = find_error(chunk)
         if choice is not None:
             delta = choice.get("delta")
             if isinstance(delta, dict):
@@ -156,9 +146,10 @@ class ChatStreamTranslator(StreamReader):
         self.finished = True
         if self.stop_reason != "refusal":
             self.stop_reason = STOP_REASONS.get(finish, "end_turn")
-        for name in ("stop_reason", "matched_stop"):
-            if self._answer.is_asked(choice.get(name)):
-                self.stop_reason, self._stop_sequence = "stop_sequence", choice[name]
+        if self._stops is not None:
+            for name in ("stop_reason", "matched_stop"):
+                if self._stops.is_asked(choice.get(name)):
+                    self.stop_reason, self._stop_sequence = "stop_sequence", choice[name]
 
     def _error(self, error: Any) -> None:
         call = failed_call(error, self._context.tool_names)
@@ -174,11 +165,13 @@ class ChatStreamTranslator(StreamReader):
 
     def _delta(self, delta: dict[str, Any]) -> None:
         only_text = _BESIDE_TEXT.isdisjoint(delta)
-        if not only_text and not REASONING_FIELDS.isdisjoint(delta):
+        if not only_text:
             self._read_reasoning(delta)
         content = delta.get("content")
         if isinstance(content, str):
-            if content:
+            if self._plain:
+                self._writer.text(content)
+            elif content:
                 self._content(content)
         elif isinstance(content, list):
             self._content_parts(content)
@@ -186,13 +179,23 @@ class ChatStreamTranslator(StreamReader):
             refusal = delta.get("refusal")
             if isinstance(refusal, str) and refusal:
                 self.stop_reason = "refusal"
-                self._answer.text(refusal)
+                self._text(refusal)
             self._tool_calls(delta)
 
     def _read_reasoning(self, delta: dict[str, Any]) -> None:
-        text = self._reasoning.delta(delta)
-        if text or delta.get(DETAILS):
-            self._think(text)
+        details = delta.get(DETAILS)
+        if details or delta.get("reasoning_content") or delta.get("reasoning") or delta.get("reasoning_text"):
+            text = self._collected().delta(delta)
+            if text or details:
+                self._think(text)
+
+    def _collected(self) -> ReasoningCollector:
+        """What collects the reasoning; made when some comes."""
+        if self._reasoning is None:
+            self._reasoning = ReasoningCollector(
+                self._context.provider, self._context.model, cumulative=self._cumulative
+            )
+        return self._reasoning
 
     def _tool_calls(self, delta: dict[str, Any]) -> None:
         calls = delta.get("tool_calls")
@@ -204,8 +207,8 @@ class ChatStreamTranslator(StreamReader):
             self._calls.feed(calls)
 
     def _before_call(self) -> None:
-        self._answer.flush()
-        if self._answer.unsigned:
+        self._flush()
+        if self._unsigned:
             self._sign()
 
     def _content_parts(self, parts: list[Any]) -> None:
@@ -222,15 +225,17 @@ class ChatStreamTranslator(StreamReader):
     def _content(self, content: str) -> None:
         self._spoke = True
         if self._cumulative:
-            content = self._reasoning.new_part("content", content)
-        self._answer.content(content)
+            content = self._collected().new_part("content", content)
+        super()._content(content)
+        if self._cumulative:
+            self._plain = False
 
     def _think_in_tags(self, text: str) -> None:
         self._think_at(TAGS, text)
 
     def _think_at(self, place: str, text: str) -> None:
         """Reasoning from another place than a delta's own fields."""
-        self._reasoning.add(text, place)
+        self._collected().add(text, place)
         self._spoke = True
         self._think(text)
 
@@ -238,20 +243,20 @@ class ChatStreamTranslator(StreamReader):
         """Reasoning that its collector knows of."""
         if text:
             self._spoke = True
-        self._answer.reasoned()
+        self._reasoned()
         self._writer.thinking(text)
 
     def _stop(self) -> None:
-        """A stop sequence was met: nothing more is wanted."""
-        self.stop_reason, self._stop_sequence = "stop_sequence", self._answer.stop_sequence
+        self.stop_reason, self._stop_sequence = "stop_sequence", self._met_stop
         self.finished = self.complete = True
 
     def _sign(self) -> None:
         """Closes a run of reasoning with the state that must come back."""
-        self._answer.unsigned = False
-        signature = self._reasoning.take_signature(self._answer.gaps)
-        if signature is not None:
-            self._writer.signature(signature)
+        self._unsigned = False
+        if self._reasoning is not None:
+            signature = self._reasoning.take_signature(self._gaps)
+            if signature is not None:
+                self._writer.signature(signature)
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -259,7 +264,7 @@ class ChatStreamTranslator(StreamReader):
         if not self.finished:
             raise self._cut_short()
         if self._stop_sequence is None or self.stop_reason != "stop_sequence":
-            self._answer.flush()
+            self._flush()
         self._sign()
         self._calls.finish()
         self.stop_reason = self._final_stop_reason()

@@ -11,14 +11,14 @@ Rules:
 * A schema is fitted to what the upstream's grammar takes (tool_schema.py), and a choice to what it can be
   told: forced, named, by offering one tool only, or not at all.
 * A name is what the upstream allows; a longer one is cut and told apart by a hash, and mapped back.
-* Tools that many requests share are described once; ``_Rules`` and ``_Loading`` are all that it depends on beside them.
+* Tools that many requests share are described once; ``_Rules`` and ``_History`` are all that it depends on beside them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -57,15 +57,16 @@ class _Rules(NamedTuple):
     leaks: bool
 
 
-class _Loading(NamedTuple):
-    """What the history says about the tools."""
+class _History(NamedTuple):
+    """What the messages say about the tools."""
 
     references: dict[str, None]
-    """Names that it loads, in order."""
+    """Names that they load, in order."""
     removed: dict[str, None]
-    """Names that it withdraws."""
+    """Names that they withdraw."""
     definitions: dict[str, JSON]
-    """Tools that it brings."""
+    """Tools that they bring."""
+    call_ids: set[str]
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class OfferedTools:
     listed: ToolList
     tools: tuple[OfferedTool, ...]
     """Those of ``listed`` that the choice leaves."""
+    call_ids: Set[str] = frozenset()
+    """The ids of the calls in the history."""
 
     def upstream_name(self, name: str, limit: int) -> str:
         """The upstream's form of a name that may stand only in the history."""
@@ -85,7 +88,9 @@ class OfferedTools:
         for tool in self.tools:
             if tool.changes:
                 changes.update(tool.changes)
-        return encoded_items([tool.data for tool in self.tools])
+        if self.tools is self.listed.tools:
+            return self.listed.wire
+        return encoded_items(tool.data for tool in self.tools)
 
 
 def chat_form(function: JSON, changes: Changes) -> JSON:
@@ -95,12 +100,12 @@ def chat_form(function: JSON, changes: Changes) -> JSON:
 
 def offer_tools(body: JSON, profile: Profile, changes: Changes, form: Form = chat_form) -> OfferedTools:
     """The offered tools. Raises InvalidRequest, naming the tool, for one that cannot be described."""
-    loading = _loading(body.get("messages") or [], changes)
+    history = _history(body.get("messages") or [], changes)
     tools = body.get("tools")
-    if tools is None and not loading.definitions:
+    if tools is None and not history.definitions:
         listed = NO_TOOLS
     else:
-        listed = _listed(tools, loading, _rules(profile, form))
+        listed = _listed(tools, history, _rules(profile, form))
         changes.update(listed.changes)
     if profile.tools_for_history and not listed.tools:
         listed = _past_tools(body, _rules(profile, form))
@@ -108,7 +113,7 @@ def offer_tools(body: JSON, profile: Profile, changes: Changes, form: Form = cha
     if profile.max_tools is not None and len(listed.tools) > profile.max_tools:
         count = len(listed.tools)
         raise InvalidRequest(f"tools: {count} tools are offered, and this model takes {profile.max_tools} at most")
-    return OfferedTools(listed, listed.tools)
+    return OfferedTools(listed, listed.tools, history.call_ids)
 
 
 def _rules(profile: Profile, form: Form) -> _Rules:
@@ -122,23 +127,23 @@ def _rules(profile: Profile, form: Form) -> _Rules:
     )
 
 
-def _listed(tools: Any, loading: _Loading, rules: _Rules) -> ToolList:
-    names = (*loading.references, *loading.removed)
-    if not isinstance(tools, SharedTools) or loading.definitions or sum(map(len, names)) > len(tools.json):
-        return _described(tools, loading, rules)
+def _listed(tools: Any, history: _History, rules: _Rules) -> ToolList:
+    names = (*history.references, *history.removed)
+    if not isinstance(tools, SharedTools) or history.definitions or sum(map(len, names)) > len(tools.json):
+        return _described(tools, history, rules)
 
     def described() -> ToolList | None:
-        made = _described(tools, loading, rules)
+        made = _described(tools, history, rules)
         return made if made.size <= _MAX_GROWTH * len(tools.json) else None
 
-    key = ("offered", rules, tuple(loading.references), frozenset(loading.removed))
-    return tools.once(key, described) or _described(tools, loading, rules)
+    key = ("offered", rules, tuple(history.references), frozenset(history.removed))
+    return tools.once(key, described) or _described(tools, history, rules)
 
 
-def _described(tools: Any, loading: _Loading, rules: _Rules) -> ToolList:
+def _described(tools: Any, history: _History, rules: _Rules) -> ToolList:
     changes = Changes()
-    declared = {**loading.definitions, **_declared(tools)}
-    for name, definition in loading.definitions.items():
+    declared = {**history.definitions, **_declared(tools)}
+    for name, definition in history.definitions.items():
         declared.setdefault(name, definition)
     deferred: dict[str, JSON] = {}
     always: list[JSON] = []
@@ -150,12 +155,12 @@ def _described(tools: Any, loading: _Loading, rules: _Rules) -> ToolList:
             deferred[name] = tool
         else:
             always.append(tool)
-    loaded = [deferred.pop(name) for name in loading.references if name in deferred]
+    loaded = [deferred.pop(name) for name in history.references if name in deferred]
     for name in deferred:
         changes.add("dropped", f"tools.{name}", "deferred and not loaded yet: no tool_reference to it in the history")
     offered: list[JSON] = []
     for tool in [*always, *loaded]:
-        if tool["name"] in loading.removed:
+        if tool["name"] in history.removed:
             changes.add("dropped", f"tools.{tool['name']}", "withdrawn by a tool_removal block")
         else:
             offered.append(tool)
@@ -221,7 +226,9 @@ def tool_choice(body: JSON, offered: OfferedTools, profile: Profile, thinking: b
     """
     choice = body.get("tool_choice")
     wire: JSON = {"parallel_tool_calls": True} if profile.ask_parallel and offered.tools else {}
-    if not offered.tools or not isinstance(choice, dict):
+    if not isinstance(choice, dict):
+        return wire
+    if not offered.tools:
         if is_forced(body):
             changes.add("dropped", "tool_choice", "none of the tools it can mean is offered")
         return wire
@@ -295,44 +302,50 @@ def _declared(tools: Any) -> dict[str, JSON]:
     return declared
 
 
-def _loading(messages: list[Any], changes: Changes) -> _Loading:
-    loading = _Loading({}, {}, {})
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    _load([block for content in contents if isinstance(content, list) for block in content], loading, changes)
-    return loading
+def _history(messages: list[Any], changes: Changes) -> _History:
+    history = _History({}, {}, {}, set())
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            _read(content, history, changes)
+    return history
 
 
-def _load(blocks: list[Any], loading: _Loading, changes: Changes) -> None:
+def _read(blocks: list[Any], history: _History, changes: Changes) -> None:
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else None
-        if kind in ("tool_result", "tool_search_tool_result"):
+        if kind == "text":
+            continue
+        if kind == "tool_use":
+            history.call_ids.add(str(block.get("id")))
+        elif kind == "tool_result" or kind == "tool_search_tool_result":
             content = block.get("content")
             if isinstance(content, dict):
                 content = content.get("tool_references")
             if isinstance(content, list):
-                _load(content, loading, changes)
+                _read(content, history, changes)
         elif kind == "tool_reference":
-            loading.references.setdefault(str(block.get("tool_name")))
+            history.references.setdefault(str(block.get("tool_name")))
         elif kind in ("tool_addition", "tool_removal"):
-            _change(kind, block.get("tool"), loading, changes)
+            _change(kind, block.get("tool"), history, changes)
 
 
-def _change(kind: str, tool: Any, loading: _Loading, changes: Changes) -> None:
+def _change(kind: str, tool: Any, history: _History, changes: Changes) -> None:
     """A tool that the history adds or withdraws."""
     if not isinstance(tool, dict):
         return
     definition = tool.get("definition")
     if isinstance(definition, dict) and isinstance(definition.get("name"), str):
         name = definition["name"]
-        loading.definitions.setdefault(name, {**definition, "defer_loading": True})
+        history.definitions.setdefault(name, {**definition, "defer_loading": True})
     else:
         name = str(tool.get("name") or tool.get("tool_name"))
     changes.add("moved", f"tools.{name}", f"a {kind} block in the messages is applied to the list of tools")
     if kind == "tool_addition":
-        loading.references.setdefault(name)
-        loading.removed.pop(name, None)
+        history.references.setdefault(name)
+        history.removed.pop(name, None)
     else:
-        loading.removed.setdefault(name)
+        history.removed.setdefault(name)
 
 
 def _is_server_tool(tool: JSON, position: int, changes: Changes) -> bool:

@@ -51,7 +51,7 @@ class OllamaStreamTranslator(ChatStreamTranslator):
         context: ErrorContext,
         *,
         think_tags: bool,
-        stop_sequences: StopSequences,
+        stop_sequences: StopSequences | None,
         leaked_calls: LeakedCalls | None = None,
         input_tokens: int,
         window: int | None,

@@ -55,7 +55,9 @@ def _encode(state: Any, separator: str) -> str:
 
 
 def _decode(text: Any, separator: str) -> Any:
-    if not isinstance(text, str) or not text.isascii() or not text.startswith(_VERSION + separator):
+    if not isinstance(text, str) or not text.startswith(_VERSION) or not text.isascii():
+        return None
+    if text[len(_VERSION) : len(_VERSION) + 1] != separator:
         return None
     payload, found, check = text[len(_VERSION) + 1 :].rpartition(separator)
     if not found or check != _check(payload):

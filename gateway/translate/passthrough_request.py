@@ -21,7 +21,7 @@ from gateway.translate.opaque import decode_signature
 from gateway.translate.reasoning_request import ask_for_reasoning, lay_over
 from gateway.translate.request_fields import asked_stops, capped_max_tokens, drop_refused, upstream_stops
 from gateway.translate.skin_request import fit_messages, fit_system
-from gateway.translate.skin_tools import fit_choice, fit_tools, upstream_names
+from gateway.translate.skin_tools import fit_choice, fit_tools
 
 JSON = dict[str, Any]
 
@@ -32,39 +32,47 @@ _BETA_FIELDS = frozenset(
 _REASONING = ("thinking", "redacted_thinking")
 
 
-def to_anthropic(body: JSON, profile: Profile, target: str, model: str, changes: Changes) -> JSON:
-    """The upstream body; ``body`` itself stays as it is. ``target``: the upstream's name, for placeholders."""
+def to_anthropic(
+    body: JSON, profile: Profile, target: str, model: str, names: dict[str, str], changes: Changes
+) -> JSON:
+    """The upstream body; ``body`` itself stays as it is.
+
+    ``target``: the upstream's name, for placeholders. ``names``: client name -> upstream name of the renamed tools.
+    """
     wire = {**body, "model": model}
     if not body.get("stream"):
         changes.add("added", "stream", "the answer is always streamed and folded here")
     wire["stream"] = True
     if not profile.first_party and wire.pop("safeguards", None) is not None:
         changes.add("dropped", "safeguards", "only Anthropic's own API checks tool use; its results are never invented")
-    if profile.strip_billing_block:
-        _strip_billing(wire, changes)
-    names = upstream_names(body, profile)
+    if "system" in wire:
+        if profile.strip_billing_block:
+            _strip_billing(wire, changes)
+        fit_system(wire, profile)
     messages = _without_foreign_thinking(body["messages"], profile, changes)
     wire["messages"] = fit_messages(messages, profile, target, names, changes)
-    fit_system(wire, profile)
-    fit_tools(wire, body["messages"], profile, names, changes)
+    if "tools" in wire:
+        fit_tools(wire, body["messages"], profile, names, changes)
     max_tokens = capped_max_tokens(body, profile, changes)
     if max_tokens is not None:
         wire["max_tokens"] = max_tokens
     if asked_stops(body) and not upstream_stops(body, profile, changes):
         del wire["stop_sequences"]
     _reasoning(body, wire, profile, changes)
-    fit_choice(wire, profile, names, changes)
-    if not profile.keep_betas:
-        for name in _BETA_FIELDS & wire.keys():
+    if "tool_choice" in wire:
+        fit_choice(wire, profile, names, changes)
+    if not profile.keep_betas and not _BETA_FIELDS.isdisjoint(wire):
+        for name in [name for name in wire if name in _BETA_FIELDS]:
             changes.add("dropped", name, "only Anthropic's own API knows it")
             del wire[name]
-    drop_refused(wire, profile, changes)
+    if profile.drop_fields:
+        drop_refused(wire, profile, changes)
     lay_over(wire, profile.extra_body)
     return wire
 
 
 def _strip_billing(wire: JSON, changes: Changes) -> None:
-    system = wire.get("system")
+    system = wire["system"]
     if isinstance(system, str):
         kept: Any = without_billing_line(system)
     elif isinstance(system, list):

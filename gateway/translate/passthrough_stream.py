@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
+
 from gateway.errors import UpstreamProtocolError
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
@@ -102,7 +104,10 @@ class PassthroughTranslator(StreamReader):
     def _event(self, name: str | None, payload: bytes) -> None:
         if payload[:1] != b"{":
             raise self._wrong("an event that is no object")
-        event = self._parse(payload)
+        try:
+            event = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            event = self._parse(payload)
         kind = event.get("type", name)
         error = find_error(event)
         if error is not None or kind == "error":

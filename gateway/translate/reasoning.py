@@ -17,7 +17,6 @@ from gateway.translate.opaque import encode_signature
 
 FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 DETAILS = "reasoning_details"
-REASONING_FIELDS = frozenset((*FIELDS, DETAILS))
 TAGS = "tags"
 """The field name that stands for ``<think>`` tags in the content."""
 

@@ -13,8 +13,7 @@ Rules (R48, R55-R57):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import InvalidRequest
 from gateway.profile import Profile
@@ -34,17 +33,16 @@ _UNSAID = "medium"
 """The effort of a client that wants reasoning and does not say how much, where the upstream's own default is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningRequest:
+class ReasoningRequest(NamedTuple):
     """How one request asks for reasoning."""
 
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any]
     """To be laid over the upstream body; nested."""
     on: bool | None = None
     """The model will reason, or will not; None: nobody here knows."""
 
 
-_UNDECIDED = ReasoningRequest()
+_UNDECIDED = ReasoningRequest({})
 
 
 def ask_for_reasoning(body: JSON, profile: Profile, *, tools: bool, forced: bool, changes: Changes) -> ReasoningRequest:
@@ -54,7 +52,7 @@ def ask_for_reasoning(body: JSON, profile: Profile, *, tools: bool, forced: bool
     """
     thinking = body.get("thinking")
     kind = thinking.get("type") if isinstance(thinking, dict) else None
-    effort = _asked_effort(body)
+    effort = _asked_effort(body["output_config"]) if "output_config" in body else None
     wanted = kind in ("enabled", "adaptive") or (thinking is None and effort is not None)
     if effort is not None and profile.effort_field is None:
         changes.add("dropped", "output_config.effort", "the upstream has no reasoning effort")
@@ -78,7 +76,7 @@ def sampling_fields(body: JSON, profile: Profile, reasoning: ReasoningRequest, c
     """``temperature`` and ``top_p``, where the upstream takes them."""
     wire: JSON = {}
     for name in ("temperature", "top_p"):
-        if body.get(name) is None:
+        if name not in body or body[name] is None:
             continue
         if profile.sampling == "always" or (profile.sampling == "without_reasoning" and reasoning.on is False):
             wire[name] = body[name]
@@ -107,8 +105,7 @@ def nearest_effort(asked: str, efforts: tuple[str, ...]) -> str | None:
     return min(known, key=lambda effort: (abs(_RANKS[effort] - rank), -_RANKS[effort]), default=None)
 
 
-def _asked_effort(body: JSON) -> str | None:
-    config = body.get("output_config")
+def _asked_effort(config: Any) -> str | None:
     if config is not None and not isinstance(config, dict):
         raise InvalidRequest("output_config: Input should be an object")
     effort = (config or {}).get("effort")

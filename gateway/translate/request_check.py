@@ -10,23 +10,26 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.errors import InvalidRequest
+from gateway.wire.request_reader import SharedTools
 
 MAX_MESSAGES = 100_000
 """As Anthropic's own limit for a request (docs.claude.com/en/api/messages)."""
 
+_NONE = type(None)
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "stream": ((bool,), "a boolean"),
-    "system": ((str, list), "a string or a list of text blocks"),
-    "tools": ((list,), "a list"),
-    "tool_choice": ((dict,), "an object"),
-    "stop_sequences": ((list,), "a list of strings"),
-    "temperature": ((int, float), "a number"),
-    "top_p": ((int, float), "a number"),
-    "top_k": ((int,), "an integer"),
-    "metadata": ((dict,), "an object"),
-    "thinking": ((dict,), "an object"),
-    "output_config": ((dict,), "an object"),
+    "stream": ((bool, _NONE), "a boolean"),
+    "system": ((str, list, _NONE), "a string or a list of text blocks"),
+    "tools": ((list, SharedTools, _NONE), "a list"),
+    "tool_choice": ((dict, _NONE), "an object"),
+    "stop_sequences": ((list, _NONE), "a list of strings"),
+    "temperature": ((int, float, _NONE), "a number"),
+    "top_p": ((int, float, _NONE), "a number"),
+    "top_k": ((int, _NONE), "an integer"),
+    "metadata": ((dict, _NONE), "an object"),
+    "thinking": ((dict, _NONE), "an object"),
+    "output_config": ((dict, _NONE), "an object"),
 }
+"""Exactly these: a boolean is no number."""
 
 
 def check_request(body: Any, *, needs_max_tokens: bool = True) -> dict[str, Any]:
@@ -41,8 +44,7 @@ def check_request(body: Any, *, needs_max_tokens: bool = True) -> dict[str, Any]
     if needs_max_tokens:
         _check_max_tokens(body.get("max_tokens"))
     for name, (types, wanted) in _TYPES.items():
-        value = body.get(name)
-        if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+        if name in body and type(body[name]) not in types:
             raise InvalidRequest(f"{name}: Input should be {wanted}")
     _check_messages(body.get("messages"))
     return body
@@ -72,16 +74,13 @@ def _check_messages(messages: Any) -> None:
         if not isinstance(message.get("role"), str):
             raise InvalidRequest(f"messages[{position}].role: Input should be 'user', 'assistant' or 'system'")
         content = message.get("content")
-        if not isinstance(content, str):
-            _check_content(content, position)
-
-
-def _check_content(content: Any, message: int) -> None:
-    if not isinstance(content, list):
-        raise InvalidRequest(f"messages[{message}].content: Input should be a string or a list of content blocks")
-    for position, block in enumerate(content):
-        kind = block.get("type") if isinstance(block, dict) else None
-        if not isinstance(kind, str):
-            raise InvalidRequest(f"messages[{message}].content[{position}]: Input should be an object with a type")
-        if kind == "text" and not isinstance(block.get("text"), str):
-            raise InvalidRequest(f"messages[{message}].content[{position}].text: Input should be a string")
+        if isinstance(content, str):
+            continue
+        if not isinstance(content, list):
+            raise InvalidRequest(f"messages[{position}].content: Input should be a string or a list of content blocks")
+        for place, block in enumerate(content):
+            kind = block.get("type") if isinstance(block, dict) else None
+            if not isinstance(kind, str):
+                raise InvalidRequest(f"messages[{position}].content[{place}]: Input should be an object with a type")
+            if kind == "text" and not isinstance(block.get("text"), str):
+                raise InvalidRequest(f"messages[{position}].content[{place}].text: Input should be a string")

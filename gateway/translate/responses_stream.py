@@ -38,7 +38,6 @@ from gateway.translate.responses_events import (
 from gateway.translate.responses_output import OutputItem, OutputItems, Place
 from gateway.translate.responses_reasoning import ThinkingBlocks
 from gateway.translate.stop_sequences import StopSequences
-from gateway.translate.stream_reader import StreamReader
 from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
 from gateway.translate.usage import Usage, from_chat
@@ -50,22 +49,18 @@ JSON = dict[str, Any]
 _ARGUMENTS = ("arguments", 0)
 
 
-class ResponsesStreamTranslator(StreamReader):
+class ResponsesStreamTranslator(AnswerText):
     """One answer; one object per request (the StreamTranslator contract)."""
 
     __slots__ = (
-        "_answer",
         "_call_ids",
-        "_calls",
-        "_context",
         "_items",
         "_last_message",
         "_limit",
-        "_reasoned",
+        "_reasoning_came",
         "_reported",
-        "_tagged",
+        "_thought_in_tags",
         "_thoughts",
-        "_writer",
     )
 
     def __init__(
@@ -76,32 +71,26 @@ class ResponsesStreamTranslator(StreamReader):
         *,
         think_tags: bool,
         cumulative: bool,
-        stop_sequences: StopSequences,
+        stop_sequences: StopSequences | None,
         max_output_tokens: int | None,
         leaked_calls: LeakedCalls | None = None,
     ) -> None:
         """``max_output_tokens``: what was asked for; some servers stop there and call it a normal end."""
-        super().__init__(context.provider, writer.out)
-        self._limit = max_output_tokens
-        self._writer = writer
-        self._calls = calls
-        self._context = context
-        self._answer = AnswerText(
+        super().__init__(
             writer,
             calls,
+            context,
             think_tags=think_tags,
-            leaked_calls=leaked_calls,
             stop_sequences=stop_sequences,
-            on_thinking=self._think_in_tags,
-            on_sign=self._sign,
-            on_stop=self._stop,
+            leaked_calls=leaked_calls,
         )
-        self._tagged = ReasoningCollector(context.provider, context.model, cumulative=False)
+        self._limit = max_output_tokens
+        self._thought_in_tags: ReasoningCollector | None = None
         self._reported: Usage | None = None
         self._items = OutputItems(cumulative=cumulative)
         self._call_ids: set[str] = set()
         self._thoughts = ThinkingBlocks(writer, context.provider, context.model)
-        self._reasoned = False
+        self._reasoning_came = False
         self._last_message: OutputItem | None = None
 
     # -- events ------------------------------------------------------------------------------------------
@@ -213,7 +202,7 @@ class ResponsesStreamTranslator(StreamReader):
             self._fill_call(item)
         elif item.kind in STATED and not item.announced:
             item.announced = True
-            self._answer.text(f"[{self._context.provider} sent {STATED[item.kind]}, which has no place here.]")
+            self._text(f"[{self._context.provider} sent {STATED[item.kind]}, which has no place here.]")
 
     def _fill_call(self, item: OutputItem) -> None:
         self._announce(item)
@@ -227,7 +216,7 @@ class ResponsesStreamTranslator(StreamReader):
 
     def _say(self, item: OutputItem, place: Place, text: str) -> None:
         """New content of an item."""
-        if not text or self._answer.stop_sequence is not None:
+        if not text or self._met_stop is not None:
             return
         name = place[0]
         if name == "text" or name == "refusal":
@@ -235,12 +224,16 @@ class ResponsesStreamTranslator(StreamReader):
                 self._message(item)
             if name == "refusal":
                 self.stop_reason = "refusal"
-                self._answer.text(text)
+                self._text(text)
+            elif self._reasoning_came:
+                self._text(text)
+            elif self._plain:
+                self._writer.text(text)
             else:
                 self._content(text)
         elif name in ("summary", "content"):
             self._reason(item)
-            self._answer.reasoned()
+            self._reasoned()
             self._thoughts.say(item, place, text)
         elif name == "arguments" and not self._is_wrapper(item) and item.announced:
             self._calls.feed([{"index": item.number, "function": {"arguments": text}}])
@@ -250,23 +243,18 @@ class ResponsesStreamTranslator(StreamReader):
     def _message(self, item: OutputItem) -> None:
         """Text of another message than before is a block of its own."""
         if self._last_message is not None:
-            self._answer.flush()
+            self._flush()
             self._writer.end_block()
         self._last_message = item
 
-    def _content(self, text: str) -> None:
-        if self._reasoned:
-            self._answer.text(text)
-        else:
-            self._answer.content(text)
-
     def _think_in_tags(self, text: str) -> None:
-        self._tagged.add(text, TAGS)
-        self._answer.reasoned()
+        if self._thought_in_tags is None:
+            self._thought_in_tags = ReasoningCollector(self._context.provider, self._context.model, cumulative=False)
+        self._thought_in_tags.add(text, TAGS)
+        self._reasoned()
         self._writer.thinking(text)
 
     def _stop(self) -> None:
-        """A stop sequence was met: nothing more is wanted."""
         self.stop_reason = "stop_sequence"
         self.finished = self.complete = True
 
@@ -274,21 +262,22 @@ class ResponsesStreamTranslator(StreamReader):
 
     def _reason(self, item: OutputItem) -> None:
         """Begins the thinking block of a reasoning item."""
-        if item.announced or self._answer.stop_sequence is not None:
+        if item.announced or self._met_stop is not None:
             return
-        item.announced = self._reasoned = True
-        self._answer.flush()
+        item.announced = self._reasoning_came = True
+        self._flush()
         self._last_message = None
         self._sign()
-        self._answer.reasoned()
+        self._reasoned()
         self._thoughts.begin(item)
 
     def _sign(self) -> None:
         """Closes reasoning with the state that must come back."""
-        self._answer.unsigned = False
-        signature = self._tagged.take_signature(self._answer.gaps)
-        if signature is not None:
-            self._writer.signature(signature)
+        self._unsigned = False
+        if self._thought_in_tags is not None:
+            signature = self._thought_in_tags.take_signature(self._gaps)
+            if signature is not None:
+                self._writer.signature(signature)
         phase = self._last_message.whole.get("phase") if self._last_message is not None else None
         self._thoughts.sign(phase)
 
@@ -311,7 +300,7 @@ class ResponsesStreamTranslator(StreamReader):
             self._calls.feed([{"index": item.number, "function": {"arguments": said}}])
 
     def _before_call(self) -> None:
-        self._answer.flush()
+        self._flush()
         self._last_message = None
         self._sign()
 
@@ -341,8 +330,8 @@ class ResponsesStreamTranslator(StreamReader):
     def _finish(self) -> None:
         if not self.finished:
             raise self._cut_short()
-        if self._answer.stop_sequence is None:
-            self._answer.flush()
+        if self._met_stop is None:
+            self._flush()
             for item in self._items.items:
                 if item.kind in CALLS:
                     self._end_call(item)
@@ -352,7 +341,7 @@ class ResponsesStreamTranslator(StreamReader):
         self.stop_reason = self._final_stop_reason()
         if self._reported is not None:
             self._writer.usage(self._reported)
-        self.usage = self._writer.finish(self.stop_reason, self._answer.stop_sequence)
+        self.usage = self._writer.finish(self.stop_reason, self._met_stop)
         self.complete = True
 
     def _end_call(self, item: OutputItem) -> None:

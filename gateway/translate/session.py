@@ -44,8 +44,10 @@ def session_id(body: JSON) -> str | None:
 
 def session_headers(body: JSON, profile: Profile) -> dict[str, str]:
     """The header for the session, where the profile names one."""
-    session = session_id(body) if profile.session_header is not None else None
-    return {profile.session_header: session} if session is not None and profile.session_header is not None else {}
+    if profile.session_header is None:
+        return {}
+    session = session_id(body)
+    return {} if session is None else {profile.session_header: session}
 
 
 def identity_fields(body: JSON, profile: Profile, changes: Changes) -> JSON:
@@ -54,8 +56,7 @@ def identity_fields(body: JSON, profile: Profile, changes: Changes) -> JSON:
     if not user_id:
         return {}
     wire: JSON = {}
-    session = session_id(body)
-    if profile.session_field is not None and session is not None:
+    if profile.session_field is not None and (session := session_id(body)) is not None:
         wire[profile.session_field] = session
     if profile.user_field is None:
         changes.add("dropped", "metadata", "the upstream takes no user id")

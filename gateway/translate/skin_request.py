@@ -22,7 +22,7 @@ NO_OUTPUT = "(no tool output)"
 
 def fit_system(wire: JSON, profile: Profile) -> None:
     """One string, where blocks are not taken; no marks, where the upstream knows none."""
-    system = wire.get("system")
+    system = wire["system"]
     if not isinstance(system, list):
         return
     blocks = [_without_marks(block, profile) for block in system]
@@ -156,12 +156,11 @@ class _Fitter:
 
 def _fitted_parts(profile: Profile) -> tuple[str, ...]:
     """The kinds of blocks that the upstream does not take; of marks it may refuse any."""
-    refused = {
-        "image": not profile.images,
-        "tool_reference": not profile.keep_betas,
-        "document": profile.pdf == "placeholder",
-    }
-    return tuple(kind for kind, wanted in refused.items() if wanted)
+    return (
+        *(() if profile.images else ("image",)),
+        *(() if profile.keep_betas else ("tool_reference",)),
+        *(("document",) if profile.pdf == "placeholder" else ()),
+    )
 
 
 def _same(new: list[Any], old: list[Any]) -> bool:

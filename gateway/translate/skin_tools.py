@@ -28,10 +28,12 @@ Fitted = tuple[list[Any] | None, tuple[Change, ...]]
 
 def upstream_names(body: JSON, profile: Profile) -> dict[str, str]:
     """Client name -> upstream name of the tools that go up under another one."""
+    if not profile.reserved_tool_names:
+        return {}
     tools = body.get("tools")
     return {
         tool["name"]: upstream_tool_name(tool["name"], profile.tool_name_max, reserved=True)
-        for tool in (tools if isinstance(tools, list) and profile.reserved_tool_names else ())
+        for tool in (tools if isinstance(tools, list) else ())
         if isinstance(tool, dict) and tool.get("name") in profile.reserved_tool_names
     }
 

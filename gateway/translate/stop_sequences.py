@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+_NONE: frozenset[str] = frozenset()
 _NOTHING: deque[str] = deque(maxlen=0)
 """What waits where nothing is cut: one for all streams."""
 
@@ -26,12 +27,16 @@ class StopSequences:
         self.asked = frozenset(asked)
         self.cuts = bool(asked) and enforce
         """Text must go through ``feed``."""
-        self._cut = [_Stop(text) for text in asked] if enforce else []
-        self._firsts = frozenset(stop.text[0] for stop in self._cut)
+        self._cut = [_Stop(text) for text in asked] if enforce else ()
+        self._firsts = frozenset([text[0] for text in asked]) if self.cuts else _NONE
         self._waiting: deque[str] = deque() if self.cuts else _NOTHING
         self._waiting_size = 0
         self._gone = 0
         """Characters of the first waiting piece that left already."""
+
+    def is_asked(self, sequence: object) -> bool:
+        """Whether the client asked for this stop sequence."""
+        return isinstance(sequence, str) and sequence in self.asked
 
     def feed(self, text: str) -> tuple[str, str | None]:
         """(text that may leave, the stop sequence that was met or None)."""

@@ -42,6 +42,7 @@ class StreamReader:
         "_head",
         "_out",
         "_provider",
+        "_streams",
         "complete",
         "finished",
         "stop_reason",
@@ -52,12 +53,13 @@ class StreamReader:
         """``provider`` is named in messages. ``out`` is where events are put that are ready to leave."""
         self.usage = _UNKNOWN
         self.stop_reason: str | None = None
-        self.finished = False
-        self.complete = False
+        self.finished = self.complete = False
         self._provider = provider
         self._out = out
         self._decoder = self.new_decoder()
-        self._head: bytes | None = b""
+        self._streams = False
+        """It is known to be an event stream."""
+        self._head = b""
         self._body: list[bytes] | None = None
         self._body_size = 0
         self._failure: GatewayError | None = None
@@ -88,18 +90,17 @@ class StreamReader:
                 raise self._failure
             return b""
         try:
-            if self._head is not None:
-                data = self._sniff(data)
-            if self._body is not None:
-                self._collect(self._body, data)
-                return b""
+            if not self._streams:
+                data = self._opening(data)
             for name, payload in self._decoder.feed(data):
                 self._event(name, payload)
                 if self.complete:  # _event says so
                     break  # type: ignore[unreachable]
         except GatewayError as error:
             return self._fail(error)
-        return self._take()
+        written = b"".join(self._out)
+        self._out.clear()
+        return written
 
     def close(self) -> bytes:
         """The upstream ended: the closing events."""
@@ -128,15 +129,24 @@ class StreamReader:
         self._out.clear()
         return written
 
-    def _collect(self, body: list[bytes], data: bytes) -> None:
+    def _opening(self, data: bytes) -> bytes:
+        """What of ``data`` is for the decoder, as long as it is not known what comes."""
+        if self._body is None:
+            if data[:1].isalpha() and not self._head:  # the name of a field
+                self._streams = True
+                return data
+            data = self._sniff(data)
+        if self._body is None:
+            return data
         self._body_size += len(data)
         if self._body_size > MAX_BODY_BYTES:
             raise UpstreamProtocolError(f"{self._provider} sent a body of more than {MAX_BODY_BYTES >> 20} MiB")
-        body.append(data)
+        self._body.append(data)
+        return b""
 
     def _sniff(self, data: bytes) -> bytes:
         """Holds back a piece of a byte order mark; blanks go on, and the first other byte tells what comes."""
-        held = self._head or b""
+        held = self._head
         whole = held + data
         if _BOM.startswith(whole):
             self._head = whole
@@ -147,12 +157,12 @@ class StreamReader:
         if not text:
             self._head = _BLANK
             return data
-        self._head = None
         if text[:1] == b"<":
             raise UpstreamProtocolError(f"{self._provider} answered with HTML instead of an event stream")
         if text[:1] in self.body_starts:
             self._body = []
             return text
+        self._streams = True
         return data
 
     def _read_rest(self) -> None:

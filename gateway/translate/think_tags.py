@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 _OPEN = "<think>"
@@ -32,21 +33,21 @@ class ThinkTags:
         """Blanks that stand at the edge of a tag, if one follows."""
         self._tag = ""
         """What may be the beginning of that tag."""
-        self._gaps: list[list[str]] = [[], [], [], []]
+        self._gaps: tuple[list[str], ...] = ([], [], [], [])
 
     @property
     def gaps(self) -> list[str]:
         """Whitespace before ``<think>``, after it, before ``</think>``, after it."""
         return ["".join(pieces) for pieces in self._gaps]
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> Sequence[Piece]:
         """The pieces that are certain now."""
         pieces: list[Piece] = []
         while text:
             text = self._step(text, pieces)
         return pieces
 
-    def close(self) -> list[Piece]:
+    def close(self) -> Sequence[Piece]:
         """What still waited for a decision, at the end of the answer."""
         rest = self._take_blanks() + self._tag
         self._tag = ""
@@ -73,7 +74,7 @@ class ThinkTags:
         text = self._tag + text
         self._tag = ""
         if text.startswith(_OPEN):
-            self._gaps[0] = [self._take_blanks()]
+            self._gaps[0].append(self._take_blanks())
             self._state = "after_open"
             self.found = True
             return text[len(_OPEN) :]
@@ -102,7 +103,7 @@ class ThinkTags:
             pieces.append(("thinking", self._take_blanks() + sure))
         self._blanks.append(inner[len(sure) :])
         if tag:
-            self._gaps[2] = [self._take_blanks()]
+            self._gaps[2].append(self._take_blanks())
             self._state = "after_close"
         return rest
 
@@ -110,6 +111,12 @@ class ThinkTags:
         blanks = "".join(self._blanks)
         self._blanks.clear()
         return blanks
+
+
+def may_open(text: str) -> bool:
+    """Whether an answer that begins with ``text`` may begin with a tag."""
+    start = text.lstrip()
+    return start.startswith(_OPEN) or _OPEN.startswith(start)
 
 
 def _overlap(text: str) -> int:

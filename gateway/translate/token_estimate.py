@@ -9,8 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.wire.json_text import dumps_request
 from gateway.wire.request_reader import tools_json
@@ -31,8 +30,7 @@ _ENOUGH_TOKENS = 50
 """Below this an upstream's fixed overhead hides the ratio."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSize:
+class PromptSize(NamedTuple):
     """What a prompt consists of."""
 
     text_bytes: int
@@ -51,18 +49,18 @@ def measure(body: dict[str, Any]) -> PromptSize:
             kind = item.get("type")
             if "role" in item or kind == "tool_result":
                 found.append(item.get("content"))
-            elif (kind == "text" or kind == "thinking") and isinstance(item.get(kind), str):
-                text += _length(item[kind])
+            elif (kind == "text" or kind == "thinking") and isinstance(words := item.get(kind), str):
+                text += len(words) if words.isascii() else _encoded_length(words)
             elif kind == "image":
                 other += IMAGE_TOKENS
             elif kind == "document" and (tokens := _document_tokens(item.get("source"))):
                 other += tokens
             else:
                 text += len(dumps_request(item))
+        elif isinstance(item, str):
+            text += len(item) if item.isascii() else _encoded_length(item)
         elif isinstance(item, list):
             found += item
-        elif isinstance(item, str):
-            text += _length(item)
     return PromptSize(text, other)
 
 
@@ -88,8 +86,8 @@ class TokenEstimator:
         self._ratios[target] = ratio if known is None else known + _SMOOTHING * (ratio - known)
 
 
-def _length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+def _encoded_length(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _document_tokens(source: Any) -> int:

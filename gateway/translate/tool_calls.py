@@ -42,9 +42,8 @@ class ToolCalls:
     """The calls of one answer; pushes them to the writer."""
 
     __slots__ = (
-        "_by_id",
-        "_by_index",
         "_calls",
+        "_known",
         "_message_id",
         "_names",
         "_past_ids",
@@ -68,10 +67,10 @@ class ToolCalls:
         self._message_id = message_id
         self._names = names
         self._past_ids = used_ids
-        self._used_ids: set[str] = set()
+        self._used_ids: dict[str, _Call] = {}
         self._calls: list[_Call] = []
-        self._by_id: dict[str, _Call] = {}
-        self._by_index: dict[int, _Call] = {}
+        self._known: dict[str | int, _Call] = {}
+        """By the upstream's id, and by its index."""
 
     def feed(self, deltas: list[Any]) -> None:
         """One ``tool_calls`` array. Raises UpstreamProtocolError when it makes no sense."""
@@ -111,7 +110,7 @@ class ToolCalls:
         if call is None:
             call = self._new(call_id, index)
         if call_id is not None:
-            self._by_id[call_id] = call
+            self._known[call_id] = call
             call.upstream_id = call.upstream_id or call_id
         if call.extra is None and "extra_content" in delta:
             call.extra = delta["extra_content"]
@@ -120,12 +119,12 @@ class ToolCalls:
     def _find(
         self, call_id: str | None, index: int | None, function: dict[str, Any], position: int, *, alone: bool
     ) -> _Call | None:
-        if call_id is not None and call_id in self._by_id:
-            return self._by_id[call_id]
+        if call_id is not None and call_id in self._known:
+            return self._known[call_id]
         name = function.get("name")
         named = isinstance(name, str) and name != ""
         if index is not None:
-            call = self._by_index.get(index)
+            call = self._known.get(index)
         elif alone:
             call = self._calls[-1] if self._calls else None
         else:
@@ -146,7 +145,7 @@ class ToolCalls:
         call = _Call(number=len(self._calls), upstream_id=call_id)
         self._calls.append(call)
         if index is not None:
-            self._by_index[index] = call
+            self._known[index] = call
         return call
 
     def _extend(self, call: _Call, function: dict[str, Any]) -> None:
@@ -187,16 +186,5 @@ class ToolCalls:
         while call_id in self._past_ids or call_id in self._used_ids:
             salt += 1
             call_id = encode_tool_id(call.upstream_id or call_id, self._provider, call.extra, salt)
-        self._used_ids.add(call_id)
+        self._used_ids[call_id] = call
         return call_id
-
-
-def past_ids(body: dict[str, Any]) -> set[str]:
-    """The ids of the calls in a request's history."""
-    return {
-        str(block.get("id"))
-        for message in body["messages"]
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
-        for block in message["content"]
-        if isinstance(block, dict) and block.get("type") == "tool_use"
-    }

@@ -7,10 +7,11 @@ holds text and names, no object of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gateway.translate.changes import Change
+from gateway.wire.json_text import Encoded, encoded_items
 
 JSON = dict[str, Any]
 
@@ -39,6 +40,11 @@ class ToolList:
     """Upstream name -> the types of the arguments, as a schema; only where calls may leak into text."""
     changes: tuple[Change, ...]
     """What happened to the tools."""
+    wire: Encoded = field(init=False, repr=False, compare=False)
+    """All of them, as the wire's body holds them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", encoded_items(tool.data for tool in self.tools))
 
     @property
     def size(self) -> int:

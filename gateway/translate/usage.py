@@ -9,12 +9,10 @@ Rules (providers.md R100-R105):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts of one answer."""
 
     input_tokens: int = 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -117,19 +118,18 @@ class MessageStreamWriter:
         self._estimate = input_tokens
         self.out: list[bytes] = []
         """The events that wait for ``take``; the same list for as long as the writer lives."""
-        self._started = False
-        self._ended = False
+        self._started = self._ended = False
         self._index = 0
         self._open: Literal["text", "thinking", "call"] | None = None
         self._open_call: _Call | None = None
         self._delta_head = b""
         """The beginning of each delta of the open block, as far as its content."""
-        self._blanks: list[str] = []
+        self._blanks: list[str] | None = None
         """Whitespace that the next block will begin with, if it becomes one; below, whose it is."""
         self._blank_kind: str | None = None
         self._surrogate = ""
         self._calls: dict[Hashable, _Call] = {}
-        self._held: deque[_Held] = deque()
+        self._held: deque[_Held] | None = None
         self._waiting = 0
         self._usage: Usage | None = None
         self._written = 0
@@ -146,16 +146,20 @@ class MessageStreamWriter:
         if text:
             if self._open == "text":
                 self._append(text)
+            elif self._must_wait():
+                self._hold(_Held("text", [text]))
             else:
-                self._push(_Held("text", [text]))
+                self._write_run("text", text)
 
     def thinking(self, text: str) -> None:
         """Reasoning."""
         if text:
             if self._open == "thinking":
                 self._append(text)
+            elif self._must_wait():
+                self._hold(_Held("thinking", [text]))
             else:
-                self._push(_Held("thinking", [text]))
+                self._write_run("thinking", text)
 
     def signature(self, signature: str) -> None:
         """The signature of the thinking so far; makes an empty thinking block when there is none."""
@@ -239,17 +243,25 @@ class MessageStreamWriter:
             raise UpstreamProtocolError("the upstream opened a tool call and sent too much else before its end")
 
     def _push(self, item: _Held) -> None:
-        if self._held or not self._may_leave_call():
-            last = self._held[-1] if self._held else None
-            self._wait(sum(map(len, item.values)))
-            if last is not None and last.kind == item.kind and item.kind in ("text", "thinking"):
-                last.values.extend(item.values)
-            else:
-                self._held.append(item)
-            if self._may_leave_call():
-                self._release()
+        if self._must_wait():
+            self._hold(item)
         else:
             self._write(item)
+
+    def _must_wait(self) -> bool:
+        return bool(self._held) or not self._may_leave_call()
+
+    def _hold(self, item: _Held) -> None:
+        if self._held is None:
+            self._held = deque()
+        last = self._held[-1] if self._held else None
+        self._wait(sum(map(len, item.values)))
+        if last is not None and last.kind == item.kind and item.kind in ("text", "thinking"):
+            last.values.extend(item.values)
+        else:
+            self._held.append(item)
+        if self._may_leave_call():
+            self._release()
 
     def _may_leave_call(self) -> bool:
         return self._open_call is None or self._open_call.progress.complete
@@ -279,12 +291,14 @@ class MessageStreamWriter:
 
     def _write_run(self, kind: Literal["text", "thinking"], value: str) -> None:
         if self._open != kind:
-            if self._blank_kind != kind:
-                self._blanks, self._blank_kind = [], kind
-            self._blanks.append(value)
+            if self._blanks is not None and self._blank_kind != kind:
+                self._blanks = None
             if not value.strip():
+                self._blanks, self._blank_kind = self._blanks or [], kind
+                self._blanks.append(value)
                 return
-            value = "".join(self._blanks)
+            if self._blanks is not None:
+                value = "".join([*self._blanks, value])
             self._open_block(kind, _EMPTY_BLOCK[kind])
         self._append(value)
 
@@ -312,7 +326,7 @@ class MessageStreamWriter:
         self._close()
         self._start()
         self._open = kind
-        self._delta_head = _DELTA_HEADS[kind] % self._index
+        self._delta_head = _delta_head(kind, self._index)
         self.out.append(
             b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
             % (self._index, block)
@@ -329,7 +343,7 @@ class MessageStreamWriter:
             self.out += (self._delta_head, data, _DELTA_END)
 
     def _close(self) -> None:
-        self._blanks, self._blank_kind = [], None
+        self._blanks = None
         if self._open is None:
             return
         if self._open_call is not None:
@@ -368,6 +382,12 @@ _DELTA_HEADS = {
     "thinking": _DELTA + b'"thinking_delta","thinking":',
     "call": _DELTA + b'"input_json_delta","partial_json":',
 }
+@lru_cache(maxsize=64)
+def _delta_head(kind: str, index: int) -> bytes:
+    """The beginning of each delta of a block; one object for all streams that are at the same place."""
+    return _DELTA_HEADS[kind] % index
+
+
 _SIGNATURE = _DELTA + b'"signature_delta","signature":%b' + _DELTA_END
 _EMPTY_BLOCK = {
     "text": b'{"type":"text","text":""}',

@@ -61,27 +61,22 @@ class SSEDecoder:
             data = b"".join([*self._pieces, data])
             self._pieces.clear()
         events: list[Event] = []
-        # What is shorter than the limit holds no event beyond it.
-        if plain and len(data) <= self._max:
-            self._usual(data, events)
-        else:
+        if not plain or len(data) > self._max:  # what is shorter than the limit holds no event beyond it
             self._lines(data, events)
-        return events
-
-    def _usual(self, data: bytes, events: list[Event]) -> None:
-        """Bytes whose lines end with LF alone: the usual events at once, what follows them line by line."""
+            return events
         if self._data or self._event is not None:
             begun, blank, data = data.partition(b"\n\n")
             self._lines(begun + blank, events)
         for named, payload, rest in _EVENTS.findall(data):
-            if rest:
-                self._lines(rest, events)
-            elif named:
+            if named:
                 if named != self._named:
                     self._named, self._name = named, _name(named)
                 events.append((self._name, payload))
+            elif rest:
+                self._lines(rest, events)
             else:
                 events.append((None, payload))
+        return events
 
     def _lines(self, data: bytes, events: list[Event]) -> None:
         """Bytes whose lines may end in any way, and hold anything."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from gateway.routing import Provider
-from gateway.server import logs
+from gateway.config import loads
+from gateway.routing import Endpoint, Provider
+from gateway.server import logs, standalone
 from gateway.server.client_stream import ClientStream
 from gateway.server.probe import unreachable
 from gateway.server.tls import tls_context
@@ -155,6 +157,33 @@ async def test_who_can_be_reached(closed_port: int) -> None:
         await ended.wait()
     assert found == {"down"}
     assert heard == [b""], "a probe sends nothing"
+
+
+async def test_a_provider_with_several_addresses_is_reached_by_any(closed_port: int) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    up, down = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", f"http://127.0.0.1:{closed_port}"
+
+    def several(name: str, *urls: str) -> Provider:
+        endpoints = tuple(Endpoint(str(number), url) for number, url in enumerate(urls))
+        return replace(provider(name, urls[0]), endpoints=endpoints)
+
+    async with server:
+        asked = [several("one is", down, up), several("none is", down, f"{down}/v1"), several("both are", up, up)]
+        assert await unreachable(asked) == {"none is"}
+
+
+@pytest.mark.parametrize(("second", "made"), [("https://b", True), ("http://b", False)])
+async def test_tls_is_made_ready_for_any_address(second: str, made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    asked: list[bool] = []
+    monkeypatch.setattr("asyncio.open_connection", refused)
+    monkeypatch.setattr(standalone, "tls_context", lambda: asked.append(True))
+    lab = f"{{api: openai-chat, endpoints: [{{base_url: 'http://a'}}, {{base_url: '{second}'}}]}}"
+    config = loads(f"providers: {{lab: {lab}}}\nmodels: {{m: lab/m}}".encode(), "f", {})
+    await standalone.probe(config, 1, lambda port, names: None)
+    assert asked == [True] * made
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".invalid", "a..invalid", ".", "\u00df" * 70])

@@ -29,23 +29,25 @@ MAY_IMPORT = {
     "errors": set(),
     "profile": {"errors"},
     "routing": {"errors", "profile"},
-    "config": {"errors", "profile", "routing"},
+    "resilience": {"errors", "profile", "routing"},
+    "config": {"errors", "profile", "routing", "resilience"},
     "wire": {"errors"},
     "translate": {"errors", "profile", "wire"},
     "adapters": {"errors", "profile", "routing", "translate", "wire"},
     "reload": {"errors", "profile", "routing", "config"},
-    "server": {"errors", "profile", "routing", "config", "reload", "translate", "wire", "adapters"},
-    "cli": {"errors", "profile", "routing", "config", "reload", "translate", "wire", "adapters", "server"},
+    "env_file": {"config"},
+    "server": {"errors", "profile", "routing", "config", "reload", "resilience", "translate", "wire", "adapters"},
+    "cli": {"errors", "profile", "routing", "config", "env_file", "reload", "translate", "wire", "adapters", "server"},
 }
 ONLY_IN = {
     "aiohttp": {"server"},
     "asyncio": {"server"},
-    "backoff": {"server"},
+    "backoff": {"resilience"},
     "uvloop": {"server"},
     "yaml": {"config"},
     "click": {"cli"},
 }
-PURE = {"wire", "translate", "adapters"}
+PURE = {"wire", "translate", "adapters", "resilience"}
 IMPURE = {
     *("asyncio", "concurrent", "datetime", "http", "logging", "multiprocessing", "os", "pathlib", "random"),
     *("secrets", "select", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "uuid"),

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from gateway.config.document import MAX_BYTES, MapNode, Node, ScalarNode, read
 from gateway.config.fields import FieldReader, is_header_value
 from gateway.config.mistakes import NOWHERE, ConfigError, Mistake, Mistakes
-from gateway.config.models import read_models
+from gateway.config.models import overflow_warnings, read_models
 from gateway.config.presets import built_in
 from gateway.config.providers import read_providers
 from gateway.config.settings import Config, ServerSettings
@@ -93,6 +93,7 @@ def _config(
     sections, warnings = read_providers(root.entries.get("providers"), reader, presets)
     table = read_models(root.entries.get("models"), root.mark, reader, sections, presets, server.direct_models)
     mistakes.raise_if_any()
+    warnings += overflow_warnings(table)
     if others_read and reader.inline:
         warnings.append(
             f"other users can read this file, and it holds {', '.join(reader.inline)}: chmod 600, or use ${{VAR}}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -30,8 +31,9 @@ INVALID: Final = _Invalid.INVALID
 
 PROFILE_HINTS: Final[Mapping[str, Any]] = get_type_hints(Profile)
 
-_SMALLEST = {"stop_limit": 0, "port": 0}
-_LARGEST = {"port": 65535}
+_SMALLEST = {"stop_limit": 0, "port": 0, "max_retry_after": 0}
+"""The others: 1, and numbers that need not be whole more than 0."""
+_LARGEST = {"port": 65535, "budget": 1, "weight": 1000}
 _WORDS: Mapping[Any, str] = {
     str: "text",
     int: "a whole number",
@@ -139,6 +141,8 @@ class FieldReader:
             return self._list(node, args[0], path)
         if kind is Any:
             return self._json(node, path)
+        if isinstance(kind, type) and is_dataclass(kind):
+            return kind(**self.typed(node, path, get_type_hints(kind)))
         if origin is not None:
             return self._mapping(node, args[1], path)
         return self._scalar(node, kind, path)
@@ -192,14 +196,14 @@ class FieldReader:
         name = path.rpartition(".")[2]
         smallest = _SMALLEST.get(name, 1)
         largest = _LARGEST.get(name)
-        if isinstance(value, float):
+        if isinstance(value, float) and name not in _SMALLEST:
             if value <= 0:
                 self.mistakes.add(node.mark, f"{shown(path)} must be more than 0")
                 return INVALID
         elif value < smallest:
             self.mistakes.add(node.mark, f"{shown(path)} must be at least {smallest}")
             return INVALID
-        elif largest is not None and value > largest:
+        if largest is not None and value > largest:
             self.mistakes.add(node.mark, f"{shown(path)} must be at most {largest}")
             return INVALID
         return value

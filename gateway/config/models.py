@@ -1,6 +1,7 @@
 """The section ``models`` -> RoutingTable: the names that clients ask for, and where each goes.
 
-A value is a reference, a list of values (the later ones are fallbacks), or ``{use: value, …overrides}``.
+A value is a reference, a list of values (the later ones are fallbacks), or ``{use: value, …overrides}``, where
+``on_overflow: value`` names who takes requests that are too long for those of ``use``.
 A reference is:
 * ``provider/model``, split at the first slash, so that a model's id may hold more of them;
 * the name of another entry: its targets, in their order;
@@ -23,7 +24,7 @@ from gateway.config.presets import Presets
 from gateway.config.providers import ProviderSection
 from gateway.routing import ASKED_NAME, MAX_NAME, Route, RoutingTable, Target, is_pattern
 
-KEYS = ("use", "options", "headers", "max_tokens", "drop", "profile")
+KEYS = ("use", "on_overflow", "options", "headers", "max_tokens", "drop", "profile")
 MAX_TARGETS = 32
 MAX_CHAIN = 32
 
@@ -39,6 +40,8 @@ class _Reference:
     """The text before its variables were put in; messages show this."""
     mark: Mark
     layers: tuple[Mapping[str, Any], ...]
+    overflow: bool
+    """It stands under ``on_overflow``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,8 @@ class _Draft:
     section: ProviderSection
     model: str | None
     layers: tuple[Mapping[str, Any], ...]
+    overflow: bool = False
+    """It is one of the route's ``on_overflow``."""
 
     def target(self) -> Target:
         if self.model is not None:
@@ -85,12 +90,27 @@ def read_models(
     # After a mistake nothing is built: the table would not be used.
     if reader.mistakes.found:
         return RoutingTable({})
-    routes = {name: Route(name, tuple(draft.target() for draft in found)) for name, found in drafts.items()}
+    routes = {name: _route(name, found) for name, found in drafts.items()}
     return RoutingTable(
         routes={name: route for name, route in routes.items() if not is_pattern(name)},
         patterns=tuple((name, route) for name, route in routes.items() if is_pattern(name)),
         direct={name: section.target for name, section in sections.items() if section} if direct else {},
     )
+
+
+def overflow_warnings(table: RoutingTable) -> list[str]:
+    """For every route whose ``on_overflow`` can never serve: nobody there holds more than those before."""
+    routes = [*table.routes.values(), *(route for _, route in table.patterns)]
+    return [
+        f"models.{route.name}.on_overflow: none of its targets has a larger context_window than those of 'use'"
+        for route in routes
+        if route.on_overflow and not any(each.is_larger_than(of) for each in route.on_overflow for of in route.targets)
+    ]
+
+
+def _route(name: str, drafts: tuple[_Draft, ...]) -> Route:
+    targets = tuple(draft.target() for draft in drafts if not draft.overflow)
+    return Route(name, targets, tuple(draft.target() for draft in drafts if draft.overflow))
 
 
 class _Linker:
@@ -121,30 +141,34 @@ class _Linker:
             self.mistakes.add(section.mark, "'models' is empty", _EXAMPLE)
 
     def _references(
-        self, node: Node, path: str, layers: tuple[Mapping[str, Any], ...], depth: int = 0
+        self, node: Node, path: str, layers: tuple[Mapping[str, Any], ...], overflow: bool = False
     ) -> list[_Reference]:
         if isinstance(node, MapNode):
-            return self._overridden(node, path, layers, depth)
+            return self._overridden(node, path, layers, overflow)
         if isinstance(node, ListNode):
             if not node.items:
                 self.mistakes.add(node.mark, f"{shown(path)} is an empty list", "name at least one provider/model")
             if len(node.items) > MAX_TARGETS:
                 self.mistakes.add(node.mark, f"{shown(path)}: more than {MAX_TARGETS} targets")
                 return []
-            found = [self._references(item, path, layers, depth + 1) for item in node.items]
+            found = [self._references(item, path, layers, overflow) for item in node.items]
             return [reference for each in found for reference in each]
         text = self.reader.value(node, str, path)
-        return [] if text is INVALID else [_Reference(text.strip(), node.text.strip(), node.mark, layers)]
+        return [] if text is INVALID else [_Reference(text.strip(), node.text.strip(), node.mark, layers, overflow)]
 
     def _overridden(
-        self, node: MapNode, path: str, layers: tuple[Mapping[str, Any], ...], depth: int
+        self, node: MapNode, path: str, layers: tuple[Mapping[str, Any], ...], overflow: bool
     ) -> list[_Reference]:
         entries = self.reader.section(node, path, KEYS).entries
         layer = self._layer(entries, path)
         if "use" not in entries:
             self.mistakes.add(node.mark, f"{shown(path)} has no 'use'", "use: provider/model")
             return []
-        return self._references(entries["use"], path, (layer, *layers) if layer else layers, depth + 1)
+        found = self._references(entries["use"], path, (layer, *layers) if layer else layers, overflow)
+        if "on_overflow" in entries:
+            # What stands beside ``use`` is said of its targets; the others may have their own.
+            found += self._references(entries["on_overflow"], f"{path}.on_overflow", layers, overflow=True)
+        return found
 
     def _layer(self, entries: Mapping[str, Node], path: str) -> dict[str, Any]:
         reader = self.reader
@@ -172,16 +196,18 @@ class _Linker:
         if known is not None:
             return known
         found: dict[tuple[object, ...], _Draft] = {}
-        for reference in self.entries[name]:
+        # A name's own ``on_overflow`` comes before that of the names it refers to.
+        for reference in sorted(self.entries[name], key=lambda each: not each.overflow):
             for draft in self._follow(reference, (*chain, name)):
-                if reference.layers:
-                    draft = replace(draft, layers=(*draft.layers, *reference.layers))
-                found.setdefault((draft.section, draft.model, *map(id, draft.layers)), draft)
+                if reference.layers or reference.overflow:
+                    overflow = draft.overflow or reference.overflow
+                    draft = replace(draft, layers=(*draft.layers, *reference.layers), overflow=overflow)
+                found.setdefault((draft.overflow, draft.section, draft.model, *map(id, draft.layers)), draft)
             if len(found) > MAX_TARGETS:
                 self.mistakes.add(reference.mark, f"models.{shown(name)}: more than {MAX_TARGETS} targets")
                 found.clear()
                 break
-        self._linked[name] = tuple(found.values())
+        self._linked[name] = tuple(sorted(found.values(), key=lambda draft: draft.overflow))
         return self._linked[name]
 
     def _follow(self, reference: _Reference, chain: tuple[str, ...]) -> tuple[_Draft, ...]:

@@ -11,10 +11,10 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.config.addresses import (
@@ -26,14 +26,16 @@ from gateway.config.addresses import (
     told_api,
     with_path,
 )
-from gateway.config.document import MapNode, Node, ScalarNode
-from gateway.config.fields import INVALID, FieldReader, is_header_value, shown, written
+from gateway.config.document import ListNode, Node
+from gateway.config.endpoints import WrittenEndpoint, has_endpoints, read_endpoints
+from gateway.config.fields import INVALID, FieldReader, written
+from gateway.config.keys import NO_KEY, Key, checked_key, read_key
 from gateway.config.mistakes import Mark, listed, quoted
 from gateway.config.presets import ModelFacts, Preset, Presets
 from gateway.profile import Profile, merge
-from gateway.routing import Provider, Target
+from gateway.routing import Endpoint, Provider, Target
 
-KEYS = ("preset", "api", "base_url", "api_key", "headers", "profile", "models")
+KEYS = ("preset", "api", "base_url", "api_key", "endpoints", "headers", "profile", "models")
 MAX_MODEL_PATTERNS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -56,6 +58,8 @@ class ProviderSection:
     """Model pattern (lower case) -> layer, of the user."""
     written: SplitResult | None = None
     """The ``base_url`` that the user wrote; None: the preset's own."""
+    endpoints: tuple[tuple[Endpoint, SplitResult | None], ...] = ()
+    """Those of ``provider``, each with the ``base_url`` that the user wrote."""
 
     def target(self, model: str, layers: Sequence[Mapping[str, Any]] = ()) -> Target:
         """The target for one upstream model; ``layers`` are what an entry in ``models`` overrides."""
@@ -69,18 +73,20 @@ class ProviderSection:
         elif api != self.provider.api:
             known = []
         profile = merge(Profile(api=api), self.apis.get(api, {}), *known, *wanted, *layers, {"api": api})
-        return Target(self.provider, model, profile, self._address(api))
+        address = self._address(api, self.provider.base_url, self.written)
+        endpoints = (replace(each, base_url=self._address(api, each.base_url, own)) for each, own in self.endpoints)
+        return Target(self.provider, model, profile, address, endpoints=tuple(endpoints))
 
-    def _address(self, api: str) -> str:
-        """Where ``api`` answers."""
+    def _address(self, api: str, base_url: str, written: SplitResult | None) -> str:
+        """Where ``api`` answers, of a server that answers the provider's own at ``base_url``."""
         if api == self.provider.api:
-            return self.provider.base_url
+            return base_url
         wire = self.preset.apis.get(api) if self.preset else None
-        if wire is not None and self.written is None:
+        if wire is not None and written is None:
             return wire.base_url
-        if wire is not None and self.written is not None and self.preset and _at_home(self.preset, self.written):
-            return with_path(self.written, urlsplit(wire.base_url).path)
-        return address_of(self.provider.base_url, api)
+        if wire is not None and written is not None and self.preset and _at_home(self.preset, written):
+            return with_path(written, urlsplit(wire.base_url).path)
+        return address_of(base_url, api)
 
 
 def _matching(facts: Sequence[ModelFacts], model: str) -> list[Mapping[str, Any]]:
@@ -119,6 +125,14 @@ def read_providers(
     return sections, warnings
 
 
+class _Place(NamedTuple):
+    """A ``base_url`` as written."""
+
+    parts: SplitResult
+    mark: Mark
+    path: str
+
+
 class _Section:
     """Reads one section of ``providers``."""
 
@@ -139,23 +153,75 @@ class _Section:
         own, patterns = self._own_layer(), self._patterns()
         preset = self._named_preset()
         api = self._text("api")
-        parts = self._address()
-        if parts is not None and preset is None and "preset" not in self.entries:
-            preset = self.presets.at(host_keys(parts))
-        if api is None and preset is not None and parts is not None:
-            told = told_api(parts.path)
+        place = self._place(self.entries, self.path)
+        pool = read_endpoints(self.entries, self.path, self.reader)
+        places = [self._place(each.entries, each.path) or place for each in pool]
+        if "base_url" not in self.entries:
+            place = next((each for each in places if each is not None), None)
+        if place is not None and preset is None and "preset" not in self.entries:
+            preset = self.presets.at(host_keys(place.parts))
+        if api is None and preset is not None and place is not None:
+            told = told_api(place.parts.path)
             api = told if told in preset.apis and told != preset.api else None
         if api is not None:
             # What the user chose holds for every model, whatever is known about it.
             own = {"api": api, **own}
         api = self._api(api, preset)
-        base_url = self._base_url(api, preset, parts)
-        key, missing, source = self._key(preset, parts is None or (preset is not None and _at_home(preset, parts)))
+        facts = preset if preset is not None and api in preset.apis else None
+        provider = Provider(self.name, api or "", "", preset=preset.name if preset else None)
+        if has_endpoints(self.entries):
+            found = list(self._endpoints(pool, places, api, preset))
+        else:
+            base_url = self._base_url(api, preset, place, self.entries, self.path, self.mark)
+            found = [(Endpoint(self.name, base_url), self._key(preset, place), place)]
         if len(self.reader.mistakes.found) > before or api is None:
             return None
-        facts = preset if preset is not None and api in preset.apis else None
-        provider = Provider(self.name, api, base_url, key, missing, source, preset.name if preset else None)
-        return ProviderSection(provider, self.presets.apis, facts, own, patterns, parts)
+        return self._pooled(ProviderSection(provider, self.presets.apis, facts, own, patterns), found)
+
+    # -- its endpoints ----------------------------------------------------------------------------
+
+    def _endpoints(
+        self, pool: Sequence[WrittenEndpoint], places: Sequence[_Place | None], api: str | None, preset: Preset | None
+    ) -> Iterator[tuple[Endpoint, Key, _Place | None]]:
+        """Each endpoint, with its key and its place."""
+        shared: Key | None = None
+        for each, place in zip(pool, places, strict=True):
+            base_url = self._base_url(api, preset, place, each.entries, each.path, each.mark)
+            if "api_key" in each.entries:
+                key = read_key(each.entries["api_key"], each.key_path, self.reader)
+            elif "api_key" in self.entries:
+                key = shared = shared or self._key(preset, place)
+            else:
+                key = self._key(preset, place)
+            yield Endpoint(each.name, base_url, weight=each.weight), key, place
+
+    def _pooled(
+        self, section: ProviderSection, found: Sequence[tuple[Endpoint, Key, _Place | None]]
+    ) -> ProviderSection:
+        """``section`` with the endpoints that have a key, or with the first one that lacks it."""
+        usable = [each for each in found if not each[1].missing]
+        missing = [key.source for _, key, _ in found if key.missing]
+        if not usable:
+            self.warnings.append(f"{self.path} is disabled: {missing[0]} is not set")
+        elif missing:
+            left = ", ".join(f"{endpoint.name} ({key.source} is not set)" for endpoint, key, _ in found if key.missing)
+            self.warnings.append(f"{self.path} goes without its endpoint {left}")
+        endpoints = tuple(
+            (replace(endpoint, api_key=key.text, key_source=key.source), place.parts if place else None)
+            for endpoint, key, place in usable or found[:1]
+        )
+        first, parts = endpoints[0]
+        if len(endpoints) == 1:
+            endpoints = ()
+        provider = replace(
+            section.provider,
+            base_url=first.base_url,
+            api_key=first.api_key,
+            missing_key=None if usable else missing[0],
+            key_source=first.key_source,
+            endpoints=tuple(endpoint for endpoint, _ in endpoints),
+        )
+        return replace(section, provider=provider, written=parts, endpoints=endpoints)
 
     # -- what it is like --------------------------------------------------------------------------
 
@@ -210,87 +276,65 @@ class _Section:
 
     # -- where it is ------------------------------------------------------------------------------
 
-    def _address(self) -> SplitResult | None:
+    def _place(self, entries: Mapping[str, Node], path: str) -> _Place | None:
         """The checked ``base_url``; None without a usable one."""
-        text = self._text("base_url")
-        if text is None:
+        node, path = entries.get("base_url"), f"{path}.base_url"
+        text = self.reader.value(node, str, path) if node is not None else None
+        if node is None or text is None or text is INVALID:
             return None
         try:
-            return split_address(text)
+            return _Place(split_address(text), node.mark, path)
         except BadAddress as error:
-            self._bad_address(error)
+            self._bad_address(error, node.mark, path)
             return None
 
-    def _base_url(self, api: str | None, preset: Preset | None, parts: Any) -> str:
+    def _base_url(
+        self,
+        api: str | None,
+        preset: Preset | None,
+        place: _Place | None,
+        entries: Mapping[str, Node],
+        path: str,
+        mark: Mark,
+    ) -> str:
+        """The address for ``api`` of a section, or of an endpoint, with these ``entries``."""
         if api in _EMBEDDED:
-            if "base_url" in self.entries:
-                mark = self.entries["base_url"].mark
-                self.reader.mistakes.add(mark, f"{self.path}: the {api} api is embedded and takes no 'base_url'")
+            if "base_url" in entries:
+                text = f"{path}: the {api} api is embedded and takes no 'base_url'"
+                self.reader.mistakes.add(entries["base_url"].mark, text)
             return ""
         wire = preset.apis.get(api or "") if preset is not None else None
         own = wire.base_url if wire is not None else ""
-        if parts is not None and api is not None:
+        if place is not None and api is not None:
+            parts = place.parts
             if own and preset is not None and _at_home(preset, parts) and _is_pathless(parts, urlsplit(own)):
                 return with_path(parts, urlsplit(own).path)
             try:
                 return normal_address(parts, api)
             except BadAddress as error:
-                self._bad_address(error)
-        elif "base_url" not in self.entries and api is not None:
+                self._bad_address(error, place.mark, place.path)
+        elif "base_url" not in {*entries, *self.entries} and api is not None:
             if own and "*" not in own:
                 return own
             reason = f"preset '{preset.name}' has none for this api" if preset else "only built-in providers have one"
             hint = f"it has the form {own}" if own else reason
-            self.reader.mistakes.add(self.mark, f"{self.path} has no 'base_url'", hint)
+            self.reader.mistakes.add(mark, f"{path} has no 'base_url'", hint)
         return ""
 
-    def _bad_address(self, error: BadAddress) -> None:
+    def _bad_address(self, error: BadAddress, mark: Mark, path: str) -> None:
         message, hint = error.args
-        self.reader.mistakes.add(self.entries["base_url"].mark, f"{self.path}.base_url {message}", hint)
+        self.reader.mistakes.add(mark, f"{path} {message}", hint)
 
     # -- what opens it ----------------------------------------------------------------------------
 
-    def _key(self, preset: Preset | None, at_home: bool) -> tuple[str | None, str | None, str | None]:
-        """The key, what is missing for one, and what it was read from."""
-        node = self.entries.get("api_key")
+    def _key(self, preset: Preset | None, place: _Place | None) -> Key:
+        """The key of the section, or the customary one of ``preset`` if ``place`` is the preset's own."""
+        node, path = self.entries.get("api_key"), f"{self.path}.api_key"
+        if isinstance(node, ListNode):
+            return NO_KEY
         if node is not None:
-            return self._written_key(node)
-        if preset is None or preset.key_env is None or not at_home:
-            return None, None, None
-        key = self.reader.env.get(preset.key_env, "").strip()
-        return self._checked_key(key, preset.key_env, self.mark)
-
-    def _written_key(self, node: Node) -> tuple[str | None, str | None, str | None]:
-        path = f"{self.path}.api_key"
-        if not isinstance(node, ScalarNode):
-            hint = 'a value that begins with { needs quotes: "${VAR}"' if isinstance(node, MapNode) else ""
-            self.reader.mistakes.add(node.mark, f"{shown(path)}: expected text", hint)
-            return None, None, None
-        expanded = None if node.is_null else self.reader.expand(node, path)
-        if expanded is None:
-            if node.is_null:
-                self.reader.mistakes.add(node.mark, f"{path} is empty", "write ${VAR}, or leave it out")
-            return None, None, None
-        key = expanded.text.strip()
-        if not expanded.sources:
-            if not key:
-                self.reader.mistakes.add(node.mark, f"{path} is empty", "write ${VAR}, or leave it out")
-                return None, None, None
-            self.reader.inline.append(path)
-            return self._checked_key(key, None, node.mark)
-        if not key and expanded.defaulted:
-            # "${VAR:-}": a key if there is one, for servers that take both.
-            return None, None, None
-        missing = expanded.missing or (expanded.sources if not key else ())
-        return self._checked_key("" if missing else key, (missing or expanded.sources)[0], node.mark)
-
-    def _checked_key(self, key: str, source: str | None, mark: Mark) -> tuple[str | None, str | None, str | None]:
-        if not key:
-            self.warnings.append(f"{self.path} is disabled: {source} is not set")
-            return None, source, source
-        if not is_header_value(key):
-            hint = "it may have been cut or pasted with line breaks"
-            self.reader.mistakes.add(mark, f"{self.path}.api_key holds characters that a header cannot carry", hint)
-            return None, None, None
-        self.reader.secrets.add(key)
-        return key, None, source
+            return read_key(node, path, self.reader)
+        if preset is None or preset.key_env is None or not (place is None or _at_home(preset, place.parts)):
+            return NO_KEY
+        text = self.reader.env.get(preset.key_env, "").strip()
+        return checked_key(text, preset.key_env, self.mark, path, self.reader)

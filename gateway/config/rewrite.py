@@ -75,7 +75,7 @@ def _compare(before: Config, after: Config, override: Override) -> None:
 def _targets(config: Config) -> Iterator[tuple[str, Target]]:
     """(name, target) of every route, in order."""
     routes: list[tuple[str, Route]] = [*config.table.routes.items(), *config.table.patterns]
-    return ((name, target) for name, route in routes for target in route.targets)
+    return ((name, target) for name, route in routes for target in (*route.targets, *route.on_overflow))
 
 
 def _with(named: tuple[str, Target], override: Override) -> tuple[str, Target]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gateway.resilience.policy import RetryPolicy
 from gateway.routing import Provider, RoutingTable
 
 
@@ -25,6 +26,8 @@ class ServerSettings:
     """Clients may ask for ``provider/model``."""
     relay: Literal["direct", "session"] = "direct"
     """How requests go up: on the connection itself, or through aiohttp's client (slower; the fallback)."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """How often, and for how long, an upstream that fails is asked again, for all routes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def error_response(
         content_type="application/json",
         headers={"request-id": request_id, **error.headers()},
     )
-    if isinstance(error, RequestTooLarge):
+    if isinstance(error, RequestTooLarge) or error.status == 408:
         response.force_close()
     return response
 

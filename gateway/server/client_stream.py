@@ -85,7 +85,7 @@ class ClientStream:
         return self._send(data, last)
 
     async def finish(self) -> web.StreamResponse:
-        """Ends the body, if ``write`` did not; the answer for aiohttp. Raises ConnectionError when the client is gone."""
+        """Ends the body, if ``write`` did not; the answer for aiohttp. Raises ConnectionError: the client is gone."""
         self.stop()
         if self._waiter is not None:
             await self._waiter

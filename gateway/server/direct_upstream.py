@@ -8,40 +8,30 @@ Rules:
 * The rules of upstream.py hold here too.
 * A connection goes back to the pool with aiohttp's protocol on it again, and only when the answer was read
   to its end and nothing followed it. After the last event the end of the body gets a moment to arrive.
-* What this leans on beyond aiohttp's documentation is in ``unsupported`` and in tests/server/test_direct_upstream.py:
-  ``Connection.protocol`` and ``.transport``, the arguments of ``connect``, ``ResponseHandler.should_close``,
-  the parser's ``feed_data`` and ``feed_eof``, and the buffer of its reader. Where one of them is missing,
-  ClientSession serves.
+* What this leans on beyond aiohttp's documentation is in aiohttp_build.py; where it is missing, ClientSession serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import http_parser
 from yarl import URL
 
 from gateway.adapters.base import UpstreamRequest
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamFailed
 from gateway.routing import Target
+from gateway.server import upstream
 from gateway.server.http_head import http_head
 from gateway.server.tls import tls_context
-from gateway.server.upstream import (
-    Consumer,
-    UpstreamAnswer,
-    cut_in_mid_answer,
-    no_answer,
-    not_connected,
-    not_http,
-    unreachable,
-)
+from gateway.server.upstream import Consumer, StaleConnection, UpstreamAnswer
 
 MAX_ORIGINS = 512
 LAST_CHUNK_SECONDS = 1.0
@@ -60,23 +50,6 @@ _Origin = tuple[aiohttp.ClientRequest, str]
 """What the connector wants to see of one URL; the request line and the headers that the URL makes."""
 
 
-def unsupported() -> str | None:
-    """What this aiohttp lacks; None when all is there."""
-    parameters = list(inspect.signature(aiohttp.TCPConnector.connect).parameters)
-    if parameters != ["self", "req", "traces", "timeout"]:
-        return "TCPConnector.connect takes other arguments"
-    for owner, name in (
-        (aiohttp.connector.Connection, "protocol"),
-        (aiohttp.connector.Connection, "transport"),
-        (aiohttp.client_proto.ResponseHandler, "should_close"),
-        *((aiohttp.StreamReader, name) for name in ("_buffer", "_size", "_cursor", "_http_chunk_splits")),
-        (http_parser.HttpResponseParser, "feed_eof"),
-    ):
-        if not hasattr(owner, name):
-            return f"{owner.__name__} has no {name}"
-    return None
-
-
 class DirectUpstream:
     """One per process, on the connector of its session."""
 
@@ -86,35 +59,46 @@ class DirectUpstream:
         self._connector = session.connector
         self._loop = asyncio.get_running_loop()
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
+        self._used: WeakSet[Any] = WeakSet()
+        """The protocols of connections that have served."""
 
-    async def open(self, request: UpstreamRequest, target: Target) -> DirectAnswer:
-        """Sends ``request``; the answer is there when its headers are. Raises UpstreamFailed, UpstreamTimeout."""
+    async def open(self, request: UpstreamRequest, target: Target, fresh: bool = False) -> DirectAnswer:
+        """Sends ``request``, on a ``fresh`` connection or any; the answer is there when its headers are.
+
+        Raises UpstreamFailed, UpstreamTimeout; StaleConnection unless ``fresh``.
+        """
         assert request.answer is None
         try:
             origin, head_start = self._origin(request.url)
             head = http_head(f"{head_start}content-length: {len(request.body)}\r\n", request.headers)
-            connection = await self._connect(origin, target)
+            connection, used = await self._connect(origin, target, fresh)
         except TimeoutError as error:
-            raise not_connected(target) from error
+            raise upstream.not_connected(target) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise unreachable(target, error) from error
-        answer = DirectAnswer(self._loop, connection, target)
+            raise upstream.unreachable(target, error) from error
+        answer = DirectAnswer(self._loop, connection, target, used)
         answer.send(head, request.body)
         # A stream lasts for minutes and needs nothing of this.
         del request, head
         await answer.head_arrives()
         return answer
 
-    async def _connect(self, origin: aiohttp.ClientRequest, target: Target) -> aiohttp.connector.Connection:
+    async def _connect(
+        self, origin: aiohttp.ClientRequest, target: Target, fresh: bool
+    ) -> tuple[aiohttp.connector.Connection, bool]:
+        """A connection, and whether it has served before."""
         timeout = _timeout(target.profile.first_byte_timeout, target.profile.connect_timeout)
         for _ in range(MAX_SPOILT):
             connection = await self._connector.connect(origin, [], timeout)
             protocol = connection.protocol
             if protocol is not None and connection.transport is not None and not protocol.should_close:
-                return connection
+                used = protocol in self._used
+                if not (used and fresh):
+                    self._used.add(protocol)
+                    return connection, used
             # It was closed, or spoke unasked, while it lay in the pool.
             connection.close()
-        raise not_http(target)
+        raise upstream.not_http(target)
 
     def _origin(self, text: str) -> _Origin:
         origin = self._origins.get(text)
@@ -145,8 +129,9 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
     """One answer, and the protocol on its connection while it comes."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connection: aiohttp.connector.Connection, target: Target
+        self, loop: asyncio.AbstractEventLoop, connection: aiohttp.connector.Connection, target: Target, used: bool
     ) -> None:
+        """``used``: the connection has served before."""
         assert connection.transport is not None
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -160,6 +145,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._payload: aiohttp.StreamReader | None = None
         self._reusable = False
+        self._may_be_stale = used
         self._consumer: Consumer | None = None
         self._ended = self._discarding = False
         self._failure: GatewayError | None = None
@@ -191,7 +177,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
             raise
 
     def _late(self) -> None:
-        self._fail(no_answer(self._target))
+        self._fail(upstream.no_answer(self._target))
 
     # -- what the pipeline asks for --------------------------------------------------------------------
 
@@ -227,6 +213,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
     # -- what the transport calls ----------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        self._may_be_stale = False
         error = self._parse(data)
         self._pour()
         if error is not None:
@@ -245,9 +232,10 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
         if self._ended:
             return
         if self._head.done():
-            self._fail(cut_in_mid_answer(self._target))
+            self._fail(upstream.cut_in_mid_answer(self._target))
         else:
-            self._fail(unreachable(self._target, exc or aiohttp.ServerDisconnectedError()))
+            kind = StaleConnection if self._may_be_stale else UpstreamFailed
+            self._fail(upstream.unreachable(self._target, exc or aiohttp.ServerDisconnectedError(), kind))
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -367,7 +355,7 @@ class DirectAnswer(UpstreamAnswer, asyncio.Protocol):
 
     def _broken(self, error: Exception) -> None:
         """The bytes make no sense."""
-        reason = cut_in_mid_answer(self._target) if self._head.done() else not_http(self._target)
+        reason = upstream.cut_in_mid_answer(self._target) if self._head.done() else upstream.not_http(self._target)
         reason.__cause__ = error
         self._fail(reason)
 

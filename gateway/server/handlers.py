@@ -5,6 +5,7 @@ Rule: paths are matched without the query string; clients always send ``?beta=tr
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from typing import Any
@@ -15,6 +16,7 @@ from aiohttp import web
 from gateway.errors import INPUT_TOO_LONG, AuthenticationFailed, InvalidRequest, RequestTooLarge
 from gateway.routing import FAMILIES, Route, RoutingTable
 from gateway.server import pipeline
+from gateway.server.attempt import parse
 from gateway.server.state import STATE
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
@@ -26,6 +28,8 @@ REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 
 _EPOCH = "1970-01-01T00:00:00Z"
 """``created_at`` of a model whose release date nobody knows (the SDK's own advice)."""
+BODY_SECONDS = 30.0
+"""How long a body may stand still (H2)."""
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
 
 
@@ -42,7 +46,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     """``POST /v1/messages/count_tokens``: a local estimate."""
     authorize(request)
     state = request.app[STATE]
-    body = check_request(pipeline.parse(state, await read_body(request)), needs_max_tokens=False)
+    body = check_request(parse(state, await read_body(request)), needs_max_tokens=False)
     target = state.config.table.resolve(body["model"]).targets[0]
     return json_response({"input_tokens": state.estimator.estimate(target.name, measure(body))})
 
@@ -130,12 +134,20 @@ async def read_body(request: web.Request) -> bytes:
         return body
     pieces: list[bytes] = []
     size = 0
-    while data := await request.content.readany():
+    while data := await _next_piece(request):
         pieces.append(data)
         size += len(data)
         if size > limit:
             raise _too_large(request, limit)
     return b"".join(pieces)
+
+
+async def _next_piece(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.content.readany()
+    except TimeoutError:
+        raise InvalidRequest(f"body: nothing came for {BODY_SECONDS:g} seconds", status=408) from None
 
 
 def _too_large(request: web.Request, limit: int) -> RequestTooLarge:

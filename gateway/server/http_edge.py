@@ -1,8 +1,9 @@
 """Bytes that are no HTTP get Anthropic's envelope too.
 
 Rules:
-* Only aiohttp's C parser: most request-smuggling holes were in the Python one (reliability.md).
 * Malformed requests are refused and the connection closed.
+* A head must be whole HEADER_SECONDS after its first byte, and the first one after the connection was made:
+  who sends a byte now and then holds no place for ever (H1). The body's clock is in handlers.py.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 
-import aiohttp
-from aiohttp import http_parser, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest
@@ -19,7 +19,7 @@ from gateway.server.app import error_response
 from gateway.server.state import new_id
 
 LAST_WORD_SECONDS = 0.1
-OLDEST_AIOHTTP = (3, 14, 3)
+HEADER_SECONDS = 10.0
 
 HANDLER_OPTIONS = {
     "keepalive_timeout": 75.0,
@@ -46,9 +46,36 @@ class LastWord(web.Response):
 
 
 class EnvelopeRequestHandler(RequestHandler):
-    """aiohttp's connection handler, with our errors."""
+    """aiohttp's connection handler, with our errors, and a clock for heads."""
 
-    __slots__ = ()
+    __slots__ = ("_head_clock",)
+
+    _head_clock: asyncio.TimerHandle | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._head_clock = None
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        seen = self._request_count
+        super().data_received(data)
+        if self._request_count != seen:
+            self._stop_clock()
+        elif self._head_clock is None and not self._request_in_progress:
+            self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._head_clock = self._loop.call_later(HEADER_SECONDS, self.force_close)
+
+    def _stop_clock(self) -> None:
+        if self._head_clock is not None:
+            self._head_clock.cancel()
+            self._head_clock = None
 
     def handle_error(
         self,
@@ -69,13 +96,3 @@ class EnvelopeRequestHandler(RequestHandler):
         response = error_response(error, new_id("req"), LastWord)
         response.force_close()
         return response
-
-
-def refuse_unsafe_aiohttp() -> str | None:
-    """Why this aiohttp must not serve; None when it may."""
-    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
-    if version < OLDEST_AIOHTTP:
-        return f"aiohttp {aiohttp.__version__} has known holes; install 3.14.3 or newer"
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        return "aiohttp runs without its C parser (AIOHTTP_NO_EXTENSIONS, or a build without it); install a wheel"
-    return None

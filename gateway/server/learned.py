@@ -21,11 +21,19 @@ class Learned:
 
     def __init__(self) -> None:
         self._layers: dict[str, dict[str, Any]] = {}
+        self._amended: dict[str, tuple[Target, Target]] = {}
+        """Name -> (as configured, as known): made once, for what hangs on a target is kept with it."""
 
     def apply(self, target: Target) -> Target:
         """``target`` with what is known about it."""
         layer = self._layers.get(target.name)
-        return target if layer is None else amended(target, layer)
+        if layer is None:
+            return target
+        configured, known = self._amended.get(target.name, (None, target))
+        if configured is not target:
+            known = amended(target, layer)
+            self._amended[target.name] = (target, known)
+        return known
 
     def add(self, target_name: str, layer: Mapping[str, Any]) -> bool:
         """Files ``layer`` for ``provider/model``. False: it was known, or there is no room."""
@@ -38,11 +46,13 @@ class Learned:
         if merged == known:
             return False
         self._layers[target_name] = merged
+        self._amended.pop(target_name, None)
         return True
 
     def clear(self) -> None:
         """Forgets everything: the configuration is another one."""
         self._layers.clear()
+        self._amended.clear()
 
 
 def amended(target: Target, layer: Mapping[str, Any]) -> Target:

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.adapters.base import StreamTranslator
@@ -29,6 +29,8 @@ GRACE_SECONDS = 2.0
 class Sink(Protocol):
     """Where events go."""
 
+    headers: Mapping[str, str]
+    """What the answer says about itself; of no use once something was written."""
     on_room: Callable[[], None] | None
     """Called when a full sink takes more."""
 
@@ -41,6 +43,7 @@ class FoldSink:
     """Folds events into one Message, for a client that does not stream."""
 
     def __init__(self) -> None:
+        self.headers: Mapping[str, str] = {}
         self.on_room: Callable[[], None] | None = None
         self.fold = MessageFold()
 
@@ -61,18 +64,26 @@ class Relay:
         "_idle_timeout",
         "_in_grace",
         "_loop",
+        "_on_first",
         "_over",
         "_paused",
         "_provider",
         "_sink",
         "_timer",
         "_translator",
-        "first_output",
     )
 
-    def __init__(self, translator: StreamTranslator, sink: Sink, *, provider: str, idle_timeout: float | None) -> None:
-        self.first_output: float | None = None
-        """The loop's time of the first events."""
+    def __init__(
+        self,
+        translator: StreamTranslator,
+        sink: Sink,
+        *,
+        provider: str,
+        idle_timeout: float | None,
+        on_first: Callable[[], None] | None = None,
+    ) -> None:
+        """``on_first`` is called once, before the first events are written."""
+        self._on_first = on_first
         self._translator = translator
         self._sink = sink
         self._provider = provider
@@ -158,8 +169,9 @@ class Relay:
             self._answer.resume()
 
     def _write(self, out: bytes, last: bool = False) -> None:
-        if self.first_output is None:
-            self.first_output = self._loop.time()
+        if self._on_first is not None:
+            on_first, self._on_first = self._on_first, None
+            on_first()
         if not self._sink.write(out, last) and not self._paused and self._answer is not None:
             self._paused = True
             self._answer.pause()

@@ -13,9 +13,11 @@ from typing import Any
 from aiohttp import ClientSession, web
 
 from gateway.config import Config
+from gateway.resilience.health import Health
 from gateway.server.context_windows import ContextWindows
 from gateway.server.direct_upstream import DirectUpstream
 from gateway.server.learned import Learned
+from gateway.server.places import Places
 from gateway.translate.token_estimate import TokenEstimator
 from gateway.wire.request_reader import RequestReader
 
@@ -31,10 +33,12 @@ class GatewayState:
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
     learned: Learned = field(default_factory=Learned)
     reader: RequestReader = field(default_factory=RequestReader)
+    health: Health = field(default_factory=Health)
+    places: Places = field(default_factory=Places)
     windows: ContextWindows | None = None
     """Asks the servers whose context window is theirs to say; None in tests that need none."""
-    ping_interval: float = 10.0
-    """Seconds of silence after which a streaming client gets a ping (reliability.md, promise S12)."""
+    ping_interval: float = 9.0
+    """Seconds of silence after which a streaming client gets a ping: it never hears 10 s of nothing (S12, S13)."""
     ready: bool = True
     running: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of the requests in the pipeline."""

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from gateway.cli.check import check
 from gateway.cli.env import env, server_url
+from gateway.cli.explain import explain
 from gateway.cli.routes import routes
 
 FILE = """
@@ -71,6 +72,77 @@ def test_routes_shows_targets_and_their_state(path: Path) -> None:
         "          ↳ echo/x        ready",
         "claude-*  → anthropic/*   ready",
     ]
+
+
+def test_routes_shows_who_takes_what_is_too_long(path: Path) -> None:
+    models = "{m: {use: [echo/a, xai/b], on_overflow: [echo/c, xai/d]}}"
+    path.write_text(f"providers: {{xai: {{}}, echo: {{}}}}\nmodels: {models}\n")
+    assert run(routes).stdout.splitlines() == [
+        "m  → echo/a  ready",
+        "   ↳ xai/b   no key: set XAI_API_KEY",
+        "   ↳ echo/c  ready (on overflow)",
+        "   ↳ xai/d   no key: set XAI_API_KEY (on overflow)",
+    ]
+    (row,) = json.loads(run(routes, "--json").stdout)
+    assert [target["model"] for target in row["targets"]] == ["a", "b"]
+    assert [(target["model"], target["ready"]) for target in row["on_overflow"]] == [("c", True), ("d", False)]
+
+
+def test_env_counts_who_takes_what_is_too_long(path: Path) -> None:
+    path.write_text("providers: {anthropic: {}, echo: {}}\nmodels: {m: {use: anthropic/a, on_overflow: echo/b}}\n")
+    assert "CLAUDE_CODE_AUTO_MODE_SERVER" in run(env).stdout
+
+
+# -- an environment file ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def request_file(path: Path) -> str:
+    file = path.with_name("request.json")
+    file.write_text(json.dumps({"model": "sonnet", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}))
+    return str(file)
+
+
+@pytest.fixture
+def env_file(path: Path) -> Path:
+    file = path.with_name(".env")
+    file.write_text("XAI_API_KEY=secret-key-of-the-file\nTOKEN=secret-token-of-the-file\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_variables_may_stand_in_an_environment_file(
+    path: Path, env_file: Path, request_file: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--env-file", str(env_file)] if by == "option" else []
+    if by == "variable":
+        monkeypatch.setenv("GATEWAY_ENV_FILE", str(env_file))
+    monkeypatch.setenv("TOKEN", "of-the-process")
+    path.write_text(FILE.replace('"secret-token"', '"${TOKEN}"'))
+    assert run(check, *options).stdout.splitlines() == ["providers.yaml: ok, 2 model names, 3 providers"]
+    assert run(routes, *options).stdout.splitlines()[0].split()[-1] == "ready"
+    assert "secret-token-of-the-file" in run(env, "--show-token", *options).stdout
+    assert "not ready" not in run(explain, request_file, *options).stdout
+
+
+def test_check_warns_of_an_environment_file_that_others_can_read(path: Path, env_file: Path) -> None:
+    env_file.chmod(0o644)
+    assert run(check, "--env-file", str(env_file)).stdout.startswith(f"warning: other users can read {env_file}")
+
+
+@pytest.mark.parametrize("command", [check, routes, env, explain])
+@pytest.mark.parametrize(("text", "mistake"), [(None, "there is no such file"), ("XAI_API_KEY\n", "'=' is missing")])
+def test_a_bad_environment_file(
+    command: click.Command, text: str | None, mistake: str, path: Path, request_file: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.env"
+    if text is not None:
+        file.write_text(text)
+    result = run(command, *([request_file] if command is explain else []), "--env-file", str(file))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{file}:")
+    assert mistake in result.stderr
 
 
 def test_routes_as_json(path: Path) -> None:

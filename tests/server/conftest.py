@@ -18,16 +18,25 @@ from tests.server.faulty_upstream import FaultyUpstream
 from tests.server.gateway_process import SECRETS, TOKEN, Gateway, running_gateway
 from tests.server.raw_upstream import Tls, make_tls
 
+ONCE = "profile: {max_attempts: 1}"
+"""One request for each answer that is tried; who is asked again is in tests/faults/test_retries.py."""
 PROVIDERS = """\
 server: {{token: "{token}"}}
 providers:
-  lab: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{LAB_KEY}}"}}
-  ant: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}"}}
-  official: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}", profile: {{first_party: true}}}}
-  named: {{api: openai-chat, base_url: "{named}/v1"}}
-  impatient: {{api: openai-chat, base_url: "{url}/v1", profile: {{idle_timeout: 0.3, first_byte_timeout: 0.3}}}}
-  refused: {{api: openai-chat, base_url: "http://127.0.0.1:{closed}/v1", api_key: "${{LAB_KEY}}"}}
-  nowhere: {{api: openai-chat, base_url: "http://gateway-test.invalid/v1", api_key: "${{LAB_KEY}}"}}
+  lab: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{LAB_KEY}}", {once}}}
+  ant: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}", {once}}}
+  official:
+    api: anthropic
+    base_url: "{url}"
+    api_key: "${{ANT_KEY}}"
+    profile: {{first_party: true, max_attempts: 1}}
+  named: {{api: openai-chat, base_url: "{named}/v1", {once}}}
+  impatient:
+    api: openai-chat
+    base_url: "{url}/v1"
+    profile: {{idle_timeout: 0.3, first_byte_timeout: 0.3, max_attempts: 1}}
+  refused: {{api: openai-chat, base_url: "http://127.0.0.1:{closed}/v1", api_key: "${{LAB_KEY}}", {once}}}
+  nowhere: {{api: openai-chat, base_url: "http://gateway-test.invalid/v1", api_key: "${{LAB_KEY}}", {once}}}
   keyless: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{NO_SUCH_VARIABLE}}"}}
   echo: {{}}
 models:
@@ -42,7 +51,7 @@ models:
 def providers_yaml(upstream: FaultyUpstream, closed_port: int) -> str:
     """The configuration of the one gateway. ``named`` is reached by a host name: to an IP address no cookie returns."""
     named = upstream.url.replace("127.0.0.1", "localhost")
-    return PROVIDERS.format(token=TOKEN, url=upstream.url, closed=closed_port, named=named)
+    return PROVIDERS.format(once=ONCE, token=TOKEN, url=upstream.url, closed=closed_port, named=named)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.config import ConfigError, loads
-from gateway.server import direct_upstream, run
+from gateway.server import aiohttp_build, run
 from gateway.server.direct_upstream import DirectUpstream
 from gateway.server.upstream import SessionAnswer, new_session
 from tests.server import (
@@ -58,7 +58,7 @@ def gateway(session_gateway: Gateway) -> Gateway:
 CONFIG = """\
 server: {{relay: {way}}}
 providers:
-  lab: {{api: openai-chat, base_url: "{url}/v1"}}
+  lab: {{api: openai-chat, base_url: "{url}/v1", profile: {{max_attempts: 1}}}}
 models: {{sonnet: lab/m}}
 """
 
@@ -121,12 +121,12 @@ LACKING = [
 @pytest.mark.parametrize(("name", "told"), LACKING)
 def test_what_is_missing_is_named(name: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(name)
-    assert direct_upstream.unsupported() == told
+    assert aiohttp_build.unsupported() == told
 
 
 def test_other_arguments_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiohttp.TCPConnector.connect", lambda self, request, timeout: None)
-    assert direct_upstream.unsupported() == "TCPConnector.connect takes other arguments"
+    assert aiohttp_build.unsupported() == "TCPConnector.connect takes other arguments"
 
 
 def test_a_third_way_is_a_mistake() -> None:

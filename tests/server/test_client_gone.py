@@ -26,7 +26,9 @@ async def leave_in_mid_stream(gateway: Gateway, script: Script, provider: str) -
     async with open_stream(gateway, f"{provider}/{script.model}") as response:
         received = b""
         while b"wor" not in received:
-            received += await response.content.readany()
+            data = await response.content.readany()
+            assert data, "the answer ended early"
+            received += data
         visit = await script.visit()
         left = time.monotonic()
     return await visit.closed() - left

@@ -19,7 +19,8 @@ from aiohttp import ClientSession
 
 from gateway.errors import GatewayError, UpstreamFailed, UpstreamProtocolError, UpstreamTimeout
 from gateway.server import direct_upstream, upstream
-from gateway.server.direct_upstream import DirectUpstream, unsupported
+from gateway.server.aiohttp_build import unsupported
+from gateway.server.direct_upstream import DirectUpstream
 from tests.server.raw_upstream import (
     PLAIN_OK,
     Outcome,

@@ -55,7 +55,9 @@ async def test_two_hundred_streams_do_not_mix(gateway: Gateway, upstream: Faulty
         async with session.post(f"{gateway.url}/v1/messages", json=body, headers=gateway.headers()) as response:
             received = b""
             while f"[{number}:0]".encode() not in received:
-                received += await response.content.readany()
+                data = await response.content.readany()
+                assert data, "the answer ended early"
+                received += data
             waiting -= 1
             if waiting == 0:
                 gate.open()

@@ -31,6 +31,7 @@ from gateway.profile import PROFILE_FIELDS, Profile
 from gateway.reload import describe_change
 from gateway.server.app import build_app
 from tests.cli.gateway_command import serving
+from tests.deploy_commands import EXERCISES as OF_DEPLOYMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -149,6 +150,7 @@ EXERCISES: dict[str, Callable[[list[str], Path, str], None]] = {
     "curl": run_curl,
     "export": run_export,
     "claude": run_claude,
+    **OF_DEPLOYMENT,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigError, loads
+from gateway.env_file import read_env_file
 from gateway.reload import PATIENCE, Reloader, describe_change
 
 GOOD = "providers: {echo: {}}\nmodels: {m: echo/one}\n"
@@ -243,3 +244,107 @@ def test_describe_change_of_keys() -> None:
     assert describe_change(with_default, read(BEFORE.replace("${XAI}", "${XAI:-}"))) == []
     forbidden = read("server: {direct_models: false}" + BEFORE)
     assert describe_change(forbidden, without) == ["provider/model by clients: allowed"]
+
+
+ROUTES = "models: {{sonnet: {{use: xai/a, on_overflow: {overflow}}}}}"
+PLACES = "providers: {{xai: {{api_key: {keys}}}, lab: {{api: openai-chat, {lab}}}}}\n"
+TWO = "endpoints: [{base_url: 'http://a'}, {base_url: 'http://b'}]"
+
+
+def places(keys: str = "[key-1, key-2]", lab: str = TWO, overflow: str = "lab/b", retry: str = "{}") -> Config:
+    text = f"server: {{retry: {retry}}}\n" + PLACES.format(keys=keys, lab=lab) + ROUTES.format(overflow=overflow)
+    return read(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"retry": "{budget: 0.5}"}, ["server.retry changed"]),
+        ({"keys": "[key-1, key-3]"}, ["provider xai: other keys or addresses"]),
+        ({"keys": "[key-3, key-2]"}, ["provider xai: other keys or addresses"]),
+        ({"keys": "key-1"}, ["provider xai: other keys or addresses"]),
+        ({"lab": TWO.replace("//b", "//c")}, ["provider lab: other keys or addresses"]),
+        ({"lab": TWO.replace("//a", "//c")}, ["provider lab: other keys or addresses"]),
+        ({"overflow": "lab/c"}, ["sonnet: xai/a; on overflow: lab/b → xai/a; on overflow: lab/c"]),
+        ({"overflow": "[lab/b, lab/c]"}, ["sonnet: xai/a; on overflow: lab/b → xai/a; on overflow: lab/b, lab/c"]),
+        ({"overflow": "{use: lab/b, max_tokens: 5}"}, ["sonnet: xai/a; on overflow: lab/b with other settings"]),
+        ({}, []),
+    ],
+)
+def test_describe_change_of_what_helps_when_one_fails(change: dict[str, str], words: list[str]) -> None:
+    assert describe_change(places(), places(**change)) == words
+
+
+# -- the environment file ------------------------------------------------------------------------------
+
+KEYED = "providers: {xai: {api_key: '${XAI}'}}\nmodels: {m: xai/x}\n"
+
+
+@pytest.fixture
+def env_file(path: Path) -> Path:
+    path.write_text(KEYED)
+    file = path.with_name(".env")
+    file.write_text("XAI=key-one\n")
+    return file
+
+
+def with_env_file(path: Path, env_file: Path) -> Reloader:
+    return Reloader(path, lambda: {"XAI": "of-the-process", **read_env_file(env_file)}, env_files=[env_file])
+
+
+def key_of(result: Config | ConfigError | None) -> str | None:
+    assert isinstance(result, Config)
+    return result.providers["xai"].api_key
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_a_change_of_the_environment_file_is_one(
+    path: Path, env_file: Path, write: Callable[[Path, str], None]
+) -> None:
+    reloader = with_env_file(path, env_file)
+    assert key_of(reloader.start()) == "key-one", "it wins over the process"
+    assert reloader.poll() is None
+    write(env_file, "XAI=key-number-two\n")
+    assert key_of(settled(reloader)) == "key-number-two"
+    assert reloader.poll() is None
+    assert {"key-one", "key-number-two"} <= reloader.secrets
+    write(env_file, "XAI=key-number-two\n")
+    assert settled(reloader) is None, "the same bytes"
+
+
+def test_a_bad_environment_file_keeps_the_configuration_and_is_named(path: Path, env_file: Path) -> None:
+    reloader = with_env_file(path, env_file)
+    reloader.start()
+    env_file.write_text("XAI=key-one\nXAI='key-three\n")
+    result = settled(reloader)
+    assert isinstance(result, ConfigError)
+    assert str(result).startswith(f"{env_file}:2:1: ")
+    assert "key-three" not in str(result)
+    assert reloader.poll() is None, "told once"
+    env_file.unlink()
+    assert "there is no such file" in str(settled(reloader))
+    env_file.write_text("XAI=key-four\n")
+    assert key_of(settled(reloader)) == "key-four"
+
+
+def test_a_bad_environment_file_at_the_start(path: Path, env_file: Path) -> None:
+    env_file.write_text("XAI")
+    reloader = with_env_file(path, env_file)
+    with pytest.raises(ConfigError):
+        reloader.start()
+
+
+def test_all_that_is_named_is_watched_together(path: Path, env_file: Path) -> None:
+    """A file that is named later must not make a change of the others go unseen."""
+    reloader = with_env_file(path, env_file)
+    reloader.start()
+    key = path.with_name("key")
+    key.write_text("key-in-a-file")
+    path.write_text(KEYED.replace("${XAI}", "${file:key}"))
+    assert reloader.poll() is None
+    assert key_of(reloader.poll()) == "key-in-a-file"
+    key.write_text("key-in-a-new-file")
+    assert key_of(settled(reloader)) == "key-in-a-new-file"
+    env_file.write_text("XAI=key-of-no-use\n")
+    assert isinstance(settled(reloader), Config)
+    assert reloader.poll() is None

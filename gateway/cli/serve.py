@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,55 +17,105 @@ from gateway.cli.options import EXIT_BAD_CONFIG, config_option, known_apis, targ
 from gateway.config import Config, ConfigError, demo, is_loopback
 from gateway.reload import Reloader
 
+ENV_FILE_HELP = "Variables for ${VAR}, read anew whenever the file changes; it wins over the environment."
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
 @config_option
+@click.option("--env-file", type=click.Path(path_type=Path), envvar="GATEWAY_ENV_FILE", help=ENV_FILE_HELP)
 @click.option("--host", help="Listen here instead of server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
+@click.option("--reuse-port", is_flag=True, help="Share the port with another gateway, for a restart without a gap.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that serve.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0, 900),
+    default=30,
+    show_default=True,
+    help="How long answers may go on after the signal to stop.",
+)
 @click.option("--demo", "always_demo", is_flag=True, help="Answer every name from the prompt itself; no model, no key.")
 @click.option("--demo-without-keys", is_flag=True, help="The same, if no name in the file leads to a usable provider.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 def serve(
-    path: Path, host: str | None, port: int | None, always_demo: bool, demo_without_keys: bool, log_level: str
+    path: Path,
+    env_file: Path | None,
+    host: str | None,
+    port: int | None,
+    reuse_port: bool,
+    workers: int,
+    drain_seconds: float,
+    always_demo: bool,
+    demo_without_keys: bool,
+    log_level: str,
 ) -> None:
-    """Start the gateway. Ctrl-C stops it; running answers may finish."""
+    """Start the gateway. Ctrl-C stops it; running answers may finish. SIGHUP reads the configuration anew."""
     with _loading():
-        reloader = None if always_demo else Reloader(path, lambda: os.environ, known_apis())
+        reloader = None if always_demo else _reloader(path, env_file)
         config = demo() if reloader is None else _load(reloader)
         # Imported last: what the configuration left behind in memory is used again.
-        from gateway.server.start import StartError, start
+        from gateway.server.start import Options, StartError, inherited_sockets, start
     if reloader is not None and demo_without_keys and not _usable(config):
         click.echo("No provider has a key: demo mode. Every name answers from the prompt itself, no model runs.")
         click.echo(f"Set a key, for example: export {_first_missing(config)}=…   then start again.\n")
         reloader, config = None, demo()
-    host = host or config.server.host
-    port = config.server.port if port is None else port
-    if config.server.token is None and not is_loopback(host):
-        click.echo(
-            f"refusing to listen on {host} without a key: anyone on the network could spend your money. "
-            "Set server.token in providers.yaml, or use --host 127.0.0.1",
-            err=True,
-        )
-        sys.exit(EXIT_BAD_CONFIG)
-    for warning in config.warnings:
-        click.echo(f"warning: {warning}", err=True)
-
-    def announce(actual_port: int, unreachable: set[str] | None) -> None:
-        url = server_url(host, actual_port)
-        demo_mark = "  (demo)" if reloader is None else ""
-        first = f"gateway {__version__} listens on {url}{demo_mark}"
-        # Nobody may be reading; that is no reason to stop.
-        with suppress(OSError):
-            click.echo(first if unreachable is None else _welcome(config, url, unreachable))
-
     try:
-        start(config, host, port, announce=announce, reloader=reloader, log_level=log_level)
+        inherited = inherited_sockets()
+        if inherited:
+            host, port = inherited[0].getsockname()[:2]
+        host = host or config.server.host
+        port = config.server.port if port is None else port
+        loopback = all(is_loopback(each.getsockname()[0]) for each in inherited) if inherited else is_loopback(host)
+        _refuse_to_give_away(config, host, loopback)
+        for warning in _warnings(config, env_file):
+            click.echo(f"warning: {warning}", err=True)
+        options = Options(host, port, inherited, loopback, reuse_port, workers, drain_seconds)
+        announce = _announcer(config, host, in_demo=reloader is None)
+        start(config, options, announce=announce, reloader=reloader, log_level=log_level)
     except StartError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
     _forget_readers_that_left()
+
+
+def _reloader(path: Path, env_file: Path | None) -> Reloader:
+    if env_file is None:
+        return Reloader(path, lambda: os.environ, known_apis())
+    from gateway.env_file import read_env_file  # only some need it
+
+    return Reloader(path, lambda: {**os.environ, **read_env_file(env_file)}, known_apis(), [env_file])
+
+
+def _refuse_to_give_away(config: Config, host: str, loopback: bool) -> None:
+    if config.server.token is not None or loopback:
+        return
+    click.echo(
+        f"refusing to listen on {host} without a key: anyone on the network could spend your money. "
+        "Set server.token in providers.yaml, or use --host 127.0.0.1",
+        err=True,
+    )
+    sys.exit(EXIT_BAD_CONFIG)
+
+
+def _warnings(config: Config, env_file: Path | None) -> Iterator[str]:
+    yield from config.warnings
+    if env_file is not None:
+        from gateway.env_file import readable_by_others
+
+        if readable_by_others(env_file):
+            yield f"other users can read {env_file}: chmod 600"
+
+
+def _announcer(config: Config, host: str, *, in_demo: bool) -> Callable[[int, set[str] | None], None]:
+    def announce(actual_port: int, unreachable: set[str] | None) -> None:
+        url = server_url(host, actual_port)
+        first = f"gateway {__version__} listens on {url}{'  (demo)' if in_demo else ''}"
+        # Nobody may be reading; that is no reason to stop.
+        with suppress(OSError):
+            click.echo(first if unreachable is None else _welcome(config, url, unreachable))
+
+    return announce
 
 
 @contextmanager

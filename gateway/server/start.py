@@ -1,43 +1,82 @@
-"""From a command line to a running loop; what can go wrong at a start, in one line each."""
+"""From a command line to running processes; what can go wrong at a start, in one line each."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from gateway.config import Config
 from gateway.reload import Reloader
-from gateway.server import logs
-from gateway.server.http_edge import refuse_unsafe_aiohttp
-from gateway.server.run import serve
+from gateway.server import listening_socket, logs
+from gateway.server.aiohttp_build import refuse_unsafe_aiohttp
+from gateway.server.reloading import Reloading
+from gateway.server.run import Place, serve
+from gateway.server.standalone import Announce, Standalone
 
-Announce = Callable[[int, set[str] | None], None]
-"""Called with (port, None) as soon as the gateway listens, then with (port, unreachable providers)."""
+DRAIN_SECONDS = 30.0
 
 
 class StartError(Exception):
     """Why the gateway cannot start; one line."""
 
 
-def start(
-    config: Config, host: str, port: int, *, announce: Announce, reloader: Reloader | None, log_level: str
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the gateway listens, and stops."""
+
+    host: str
+    port: int
+    """0: any free one."""
+    inherited: Sequence[socket.socket] = ()
+    """Listening sockets that systemd opened; host and port are theirs then."""
+    loopback: bool = True
+    """Only this machine can reach the gateway."""
+    reuse_port: bool = False
+    """Another gateway may have the port too."""
+    workers: int = 1
+    drain_seconds: float = DRAIN_SECONDS
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The sockets that systemd hands over; none without socket activation. Raises StartError."""
+    try:
+        return listening_socket.inherited(os.environ)
+    except OSError as error:
+        raise StartError(f"socket activation: {error}") from None
+
+
+def start(config: Config, options: Options, *, announce: Announce, reloader: Reloader | None, log_level: str) -> None:
     """Serves until a signal. Raises StartError."""
     unsafe = refuse_unsafe_aiohttp()
     if unsafe:
         raise StartError(unsafe)
     logs.set_up(log_level, lambda: config.secrets if reloader is None else reloader.secrets)
+    reloading = None if reloader is None else Reloading(reloader, config, loopback=options.loopback)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config, host, port, announce=announce, reloader=reloader))
+        sockets = tuple(options.inherited) or tuple(
+            listening_socket.bind(options.host, options.port, reuse_port=options.reuse_port, count=options.workers)
+        )
+        inherited = bool(options.inherited)
+        steers = options.reuse_port and not inherited
+        place = Place(sockets, options.drain_seconds, inherited, shared=inherited or steers, steers=steers)
+        if options.workers > 1:
+            _supervise(config, place, options, reloading, announce)
+        else:
+            role = Standalone(config, reloading, announce, options.drain_seconds)
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(serve(config, place, role))
     except OSError as error:
+        where = f"port {options.port} on {options.host}"
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} on {host} is taken; stop what listens there, or use --port") from None
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise StartError(f"{where} is taken; stop what listens there, or use --port") from None
+        raise StartError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from None
     except UnicodeError:
-        raise StartError(f"cannot listen on {host}: this is no host name") from None
+        raise StartError(f"cannot listen on {options.host}: this is no host name") from None
     except KeyboardInterrupt:
         return
     finally:
@@ -46,7 +85,18 @@ def start(
             handler.flush()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _supervise(
+    config: Config, place: Place, options: Options, reloading: Reloading | None, announce: Announce
+) -> None:
+    from gateway.server.supervisor import Supervisor  # most gateways are one process
+
+    factory = loop_factory()
+    status = Supervisor(config, place, options.workers, reloading, announce, factory).run()
+    if status:
+        raise SystemExit(status)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where there is one: 15-30 % less CPU for a request (performance.md)."""
     try:
         import uvloop

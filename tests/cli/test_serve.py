@@ -210,6 +210,45 @@ def test_what_is_no_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(lines) == 1
 
 
+# -- the environment file --------------------------------------------------------------------------------
+
+
+def test_an_environment_file_wins_over_the_environment(tmp_path: Path) -> None:
+    file = written(tmp_path, 'server: {host: "${WHERE}"}\n' + ECHO)
+    env_file = written(tmp_path, "WHERE=127.0.0.3\n", ".env")
+    for arguments, env in ((["--env-file", env_file], {}), ([], {"GATEWAY_ENV_FILE": env_file})):
+        with serving("--config", file, *arguments, cwd=tmp_path, env={"WHERE": "127.0.0.2", **env}) as gateway:
+            assert gateway.url.startswith("http://127.0.0.3:")
+            gateway.stop()
+        assert gateway.err[0].startswith("20"), "no warning, but the log"
+
+
+def test_an_environment_file_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    env_file = written(tmp_path, "A=1\n", ".env")
+    Path(env_file).chmod(0o644)
+    with serving("--config", written(tmp_path, ECHO), "--env-file", env_file, cwd=tmp_path) as gateway:
+        gateway.stop()
+    assert gateway.err[0] == f"warning: other users can read {env_file}: chmod 600"
+
+
+@pytest.mark.usefixtures("never_started")
+def test_mistakes_of_an_environment_file_stop_the_start(tmp_path: Path) -> None:
+    file = written(tmp_path, ECHO)
+    env_file = written(tmp_path, f"A=1\n{KEY}\nB='\n", ".env")
+    status, lines = refused("--config", file, "--env-file", env_file)
+    assert status == 2
+    assert [line.partition(".env:")[2].split(":")[0] for line in lines] == ["2", "3"]
+    assert KEY not in "\n".join(lines)
+    status, lines = refused("--config", file, "--env-file", str(tmp_path / "none"))
+    assert (status, lines) == (2, [f"{tmp_path / 'none'}: there is no such file"])
+
+
+@pytest.mark.usefixtures("never_started")
+@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--drain-seconds", "901"), ("--drain-seconds", "-1")])
+def test_what_is_out_of_range(arguments: tuple[str, str], tmp_path: Path) -> None:
+    assert refused("--config", written(tmp_path, ECHO), *arguments)[0] == 2
+
+
 # -- where it writes -------------------------------------------------------------------------------------
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.server.faulty_upstream import Connection, FaultyUpstream, beginning, stream, whole
 from tests.server.gateway_process import KEYS, Gateway, Reply, open_stream, running_gateway, until
+from tests.server.service import ECHO, service
 
 POLL_OFTEN = "import gateway.server.run as run; run.POLL_SECONDS = 0.03"
 CONFIG = """\
@@ -157,3 +160,117 @@ async def test_no_reload_takes_the_token_away_from_an_open_address(tmp_path: Pat
 
         await until(seen)
         (await gateway.ask("sonnet")).error(401, "authentication_error")
+
+
+# -- SIGHUP, and what else is read -----------------------------------------------------------------------
+
+
+async def logged(gateway: Gateway, text: str, times: int = 1) -> None:
+    async def said() -> bool:
+        return gateway.log().count(text) >= times
+
+    await until(said)
+
+
+async def test_sighup_reads_at_once_and_always_says_what_came_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    never = "import gateway.server.run as run; run.POLL_SECONDS = 3600.0"
+    with service(tmp_path, before=never) as gateway:
+        gateway.signal(signal.SIGHUP)
+        await logged(gateway, "reloaded: no route changed")
+        file.write_text(ECHO.replace("one", "two"))
+        gateway.signal(signal.SIGHUP)
+        await logged(gateway, "reloaded: sonnet: echo/one → echo/two")
+        assert (await gateway.ask("sonnet")).headers["x-gateway-target"] == "echo/two"
+        file.write_text(ECHO.replace("echo/one", "ehco/one"))
+        for times in (1, 2):
+            gateway.signal(signal.SIGHUP)
+            await logged(gateway, "providers.yaml:2:18: models.sonnet: 'ehco' is not under 'providers'", times)
+        assert (await gateway.ask("sonnet")).headers["x-gateway-target"] == "echo/two"
+        assert "config_error" in await state(gateway)
+        file.write_text(ECHO)
+        gateway.signal(signal.SIGHUP)
+        await logged(gateway, "reloaded: sonnet: echo/two → echo/one")
+        assert "config_error" not in await state(gateway)
+    with service(tmp_path, "--demo", config=None) as gateway:
+        gateway.signal(signal.SIGHUP)
+        await logged(gateway, "there is no file to read anew")
+        assert (await gateway.ask("sonnet")).status == 200
+
+
+async def test_an_environment_file_and_a_secret_are_followed(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    """By the symbolic links by which Kubernetes swaps a ConfigMap and a Secret."""
+    script = upstream.script(stream(*whole("chat", "Hi")))
+    old, new, newest = "sk-old-e4da3b7fbbce2345", "sk-new-1679091c5a880faf", "sk-newest-8f14e45fceea167a"
+
+    def version(name: str, secret: str, variables: str) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "key").write_text(secret)
+        (folder / "keys.env").write_text(variables)
+        link = tmp_path / "..data.new"
+        link.symlink_to(name)
+        link.replace(tmp_path / "..data")
+
+    async def sent() -> str:
+        reply = await gateway.ask("sonnet", stream=False)
+        assert reply.status == 200
+        return str(script.visits[-1].header("authorization"))
+
+    version("v1", old, "OTHER=1\n")
+    config = (
+        f'providers: {{lab: {{api: openai-chat, base_url: "{upstream.url}/v1", api_key: "${{file:..data/key}}"}}}}\n'
+        f"models: {{sonnet: lab/{script.model}}}\n"
+    )
+    options = ("--env-file", str(tmp_path / "..data" / "keys.env"))
+    with service(tmp_path, *options, config=config, before=POLL_OFTEN) as gateway:
+        assert await sent() == f"Bearer {old}"
+        version("v2", new, "OTHER=1\n")
+        await logged(gateway, "provider lab: another key")
+        assert await sent() == f"Bearer {new}"
+        (tmp_path / "providers.yaml").write_text(config.replace("${file:..data/key}", "${LAB}"))
+        version("v3", new, f"LAB={newest}\n")
+        await logged(gateway, "provider lab: another key", 2)
+        assert await sent() == f"Bearer {newest}"
+        version("v4", new, "LAB=\nLAB='x\n")
+        await logged(gateway, "keys.env:2:1: ")
+        assert await sent() == f"Bearer {newest}"
+        assert not [secret for secret in (old, new, newest) if secret in gateway.log()]
+
+
+MIB = 1 << 20
+HEAVY_FILES = {
+    "as many names as it may have": "providers: {echo: {}}\nmodels:\n  sonnet: echo/one\n"
+    + "".join(f"  name-{number}: echo/x\n" for number in range(4800)),
+    "a MiB of one value": ECHO + 'x: "' + "a" * (MIB - 200) + '"\n',
+    "a MiB of brackets": "[" * (MIB - 1),
+    "a MiB of values": "[" + "a," * (MIB // 2 - 2) + "]",
+    "a MiB of keys": "".join(f"k{number}: 1\n" for number in range(90_000)),
+    "a MiB of lines": "\n" * (MIB - 1),
+    "aliases of aliases": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "merges of merges": "a: &a {k: v}\n"
+    + "".join(f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "thousands of mistakes": ECHO + "".join(f"modelz{number}: 1\n" for number in range(4000)),
+    "thousands of wrong targets": "providers: {echo: {}}\nmodels:\n"
+    + "".join(f"  name-{number}: ehco/x\n" for number in range(4800)),
+    "more than a MiB": "#" * (MIB + 1),
+}
+WORST_REQUEST = 1.0
+"""Seconds (reliability.md, promise C2)."""
+
+
+async def test_no_file_holds_up_a_request(tmp_path: Path) -> None:
+    """The file is read in a thread, which does not free the interpreter: what is read must be bounded, too."""
+    file, worst = tmp_path / "providers.yaml", {}
+    with service(tmp_path, before=POLL_OFTEN) as gateway:
+        await gateway.ask("sonnet")
+        for name, text in {**HEAVY_FILES, "small again": ECHO}.items():
+            log = len(gateway.log())
+            file.write_text(text)
+            worst[name] = 0.0
+            while not any(word in gateway.log()[log:] for word in ("stays in force", "reloaded:")):
+                started = time.monotonic()
+                assert (await gateway.ask("sonnet")).status == 200
+                worst[name] = max(worst[name], time.monotonic() - started)
+    assert {name: seconds for name, seconds in worst.items() if seconds > WORST_REQUEST} == {}

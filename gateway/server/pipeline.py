@@ -142,6 +142,8 @@ async def _attempt(exchange: Exchange, sink: Sink) -> bool:
         await _try_again(exchange, error)
     else:
         return True
+    # A ping may send the head before the answer is there.
+    sink.headers = exchange.headers
     return False
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import gateway.adapters
 from gateway.adapters.base import MessagesRequest
+from gateway.adapters.echo import MAX_REPEATED
 from gateway.config import demo
 from gateway.translate.fold import MessageFold
 from tests.grammar import Reading, check_stream
@@ -283,6 +284,31 @@ def test_a_stop_sequence_cuts(stops: list[Any], text: str, met: str | None) -> N
 def test_a_stop_sequence_at_the_very_beginning_leaves_nothing() -> None:
     _, message = answer_to(request("hello", stop_sequences=["echo"]))
     assert (message["content"], message["stop_reason"]) == ([], "stop_sequence")
+
+
+# -- bounds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [0, 1, 1000])
+def test_so_much_is_repeated_and_the_rest_is_counted(more: int) -> None:
+    whole, note = "x" * MAX_REPEATED, f" … ({more} more characters)" if more else ""
+    long = whole + "y" * more
+    assert text_of(long, max_tokens=9000) == f"echo: {whole}{note}"
+    assert text_of(result(long), max_tokens=9000) == f"Tool result: {whole}{note}"
+
+
+def test_what_is_not_repeated_is_not_looked_at() -> None:
+    filling = "x" * MAX_REPEATED
+    (text,) = content_of(f"{filling}\nthink: hmm\ncall search {{}}", tools=TOOLS, max_tokens=9000)
+    assert text["text"] == f"echo: {filling} … (26 more characters)"
+    (call,) = content_of(f"call search {{}}\n{filling}", tools=TOOLS)
+    assert call["name"] == "search"
+
+
+def test_a_huge_prompt_makes_a_small_answer() -> None:
+    upstream = gateway.adapters.get("echo").prepare(request("word " * 4_000_000, max_tokens=10**9), TARGET)
+    assert upstream.answer is not None
+    assert len(list(upstream.answer)) < MAX_REPEATED
 
 
 # -- odd requests ----------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ What it does with the last user message:
 * ``tool_choice`` that forces a call: that tool, or the first, with an empty input;
 * anything else: ``echo: …``; with ``thinking`` switched on, a word of thinking before it.
 ``max_tokens`` and stop sequences cut the answer. Nothing is sent anywhere.
+
+Rule: no more than MAX_REPEATED characters of a prompt or a tool result are looked at and repeated, and the answer
+says what was left out.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from gateway.translate.writer import MessageStreamWriter
 
 _CALL = re.compile(r"^call (\S+) (\{.*\})\s*$", re.MULTILINE)
 _THINK = re.compile(r"^think: (.+)$", re.MULTILINE)
+MAX_REPEATED = 16 * 1024
 _CHARACTERS_PER_TOKEN = 4
 _REMINDER = "<system-reminder>"
 
@@ -59,6 +63,9 @@ def _answer(request: MessagesRequest) -> Iterator[bytes]:
     body = request.body
     writer = MessageStreamWriter(request.message_id, request.model, request.input_tokens)
     prompt, result = _last_words(body["messages"])
+    said = prompt if result is None else result
+    left_out = f" … ({len(said) - MAX_REPEATED} more characters)" if len(said) > MAX_REPEATED else ""
+    prompt = prompt[:MAX_REPEATED]
     names = _tool_names(body)
     thought = _thought(prompt, body) if result is None else None
     if thought:
@@ -73,7 +80,10 @@ def _answer(request: MessagesRequest) -> Iterator[bytes]:
         yield writer.take()
     reason, stop, written = "tool_use", None, ""
     if not calls:
-        text = f"Tool result: {result}" if result is not None else _structured(body) or f"echo: {prompt}"
+        if result is not None:
+            text = f"Tool result: {result[:MAX_REPEATED]}{left_out}"
+        else:
+            text = _structured(body) or f"echo: {prompt}{left_out}"
         written, reason, stop = _cut(text, body)
         for piece in re.findall(r"\S+\s*|\s+", written):
             writer.text(piece)

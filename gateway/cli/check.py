@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.options import DEFAULT_FILE, known_apis, load_or_exit
+from gateway.cli.options import (
+    DEFAULT_FILE,
+    env_file_option,
+    env_file_warnings,
+    known_apis,
+    load_or_exit,
+    variables_or_exit,
+)
 from gateway.config import Config
 from gateway.routing import ASKED_NAME, Target
 
@@ -32,6 +39,7 @@ Asked = tuple[Target, tuple[str, ...]]
 @click.command()
 @click.argument("names", metavar="[FILE | PROVIDER…]", nargs=-1)
 @click.option("--config", "-c", "path", type=click.Path(path_type=Path), help="The file, where PROVIDERs are named.")
+@env_file_option
 @click.option("--live", is_flag=True, help="Ask the upstreams what they can do.")
 @click.option("--write", is_flag=True, help="With --live: add what was found to the file.")
 @click.option("--json", "as_json", is_flag=True, help="With --live: as JSON.")
@@ -39,7 +47,13 @@ Asked = tuple[Target, tuple[str, ...]]
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="With --live: seconds for one answer (usually 60)."
 )
 def check(
-    names: tuple[str, ...], path: Path | None, live: bool, write: bool, as_json: bool, timeout: float | None
+    names: tuple[str, ...],
+    path: Path | None,
+    env_file: Path | None,
+    live: bool,
+    write: bool,
+    as_json: bool,
+    timeout: float | None,
 ) -> None:
     """Check FILE (default: providers.yaml) without touching the network.
 
@@ -51,21 +65,24 @@ def check(
     """
     usual = Path(os.environ.get("GATEWAY_CONFIG") or DEFAULT_FILE)
     if live:
-        sys.exit(_live(path or usual, names, write, as_json, 60.0 if timeout is None else timeout))
+        variables = variables_or_exit(env_file)
+        sys.exit(_live(path or usual, variables, names, write, as_json, 60.0 if timeout is None else timeout))
     if write or as_json or timeout is not None:
         raise click.UsageError("--write, --json and --timeout go with --live")
     if len(names) > 1:
         raise click.UsageError("one FILE; PROVIDERs go with --live")
     path = Path(names[0]) if names else path or usual
-    config = load_or_exit(path)
-    for warning in config.warnings:
+    config = load_or_exit(path, variables_or_exit(env_file))
+    for warning in (*config.warnings, *env_file_warnings(env_file)):
         click.echo(click.style("warning: ", fg="yellow") + warning)
     click.echo(f"{path}: ok, {len(config.table.names())} model names, {len(config.providers)} providers")
 
 
-def _live(path: Path, names: Sequence[str], write: bool, as_json: bool, timeout: float) -> int:
+def _live(
+    path: Path, variables: Mapping[str, str], names: Sequence[str], write: bool, as_json: bool, timeout: float
+) -> int:
     """The exit status."""
-    config = load_or_exit(path)
+    config = load_or_exit(path, variables)
     asked = _asked(config, names)
     if not asked:
         click.echo("no name under 'models' leads to a model that could be asked; name one: PROVIDER/MODEL", err=True)
@@ -83,7 +100,7 @@ def _live(path: Path, names: Sequence[str], write: bool, as_json: bool, timeout:
     except KeyboardInterrupt:
         click.echo("stopped; nothing was written", err=True)
         return INTERRUPTED
-    written = _write(path, reports) if write else {}
+    written = _write(path, variables, reports) if write else {}
     secrets = _forms(config.secrets)
     if as_json:
         click.echo(json.dumps(_masked(_as_json(reports, written), secrets), indent=2, ensure_ascii=False))
@@ -99,7 +116,7 @@ def _asked(config: Config, names: Sequence[str]) -> list[Asked]:
     """The distinct targets that ``names`` (all, if there is none) mean."""
     found: list[Asked] = []
     every = [*config.table.routes.items(), *config.table.patterns]
-    for target, name in ((target, name) for name, route in every for target in route.targets):
+    for target, name in ((target, name) for name, route in every for target in (*route.targets, *route.on_overflow)):
         known = next((place for place, (other, _) in enumerate(found) if other == target), None)
         if known is None:
             found.append((target, (name,)))
@@ -144,14 +161,14 @@ def _progress(targets: int) -> Iterator[Progress]:
 # -- what is written -------------------------------------------------------------------------------------
 
 
-def _write(path: Path, reports: Sequence[Report]) -> dict[str, Any]:
+def _write(path: Path, variables: Mapping[str, str], reports: Sequence[Report]) -> dict[str, Any]:
     """Adds the facts to the file: {written, refused: [{…, reason}], diff, snippet}."""
     from gateway.config.overrides import snippet
     from gateway.config.rewrite import replace_file, rewrite
 
     comment = f"found by gateway check --live, {date.today().isoformat()}"
     before = path.read_bytes()
-    made = rewrite(before.decode(), _overrides(reports), comment, os.environ, known_apis(), path.parent)
+    made = rewrite(before.decode(), _overrides(reports), comment, variables, known_apis(), path.parent)
     refused, written, diff = made.refused, made.written, ""
     if written:
         try:

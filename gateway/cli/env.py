@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.options import config_option, load_or_exit
+from gateway.cli.options import config_option, env_file_option, load_or_exit, variables_or_exit
 from gateway.config import Config
 
 TOKEN_NOT_NEEDED = "not-needed"
@@ -19,12 +19,13 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}
 
 @click.command()
 @config_option
+@env_file_option
 @click.option("--shell", type=click.Choice(("sh", "fish", "json")), default="sh", show_default=True)
 @click.option("--url", help="The gateway's address as clients see it.")
 @click.option("--show-token", is_flag=True, help="Print the token of the configuration.")
-def env(path: Path, shell: str, url: str | None, show_token: bool) -> None:
+def env(path: Path, env_file: Path | None, shell: str, url: str | None, show_token: bool) -> None:
     """Print the lines to export for Claude Code; json is for its settings.json."""
-    config = load_or_exit(path)
+    config = load_or_exit(path, variables_or_exit(env_file))
     click.echo(lines_for(client_variables(config, url, show_token), shell))
     if config.server.token and not show_token:
         click.echo(f"replace {TOKEN_NOT_SHOWN} by server.token, or use --show-token", err=True)
@@ -46,7 +47,8 @@ def client_variables(config: Config, url: str | None = None, show_token: bool = 
 def any_translated(config: Config) -> bool:
     """Whether any route leads elsewhere than to Anthropic's own API."""
     every = [*config.table.routes.values(), *(route for _, route in config.table.patterns)]
-    return any(not target.profile.first_party for route in every for target in route.targets)
+    targets = (target for route in every for target in (*route.targets, *route.on_overflow))
+    return any(not target.profile.first_party for target in targets)
 
 
 def server_url(host: str, port: int) -> str:

@@ -11,7 +11,7 @@ import orjson
 
 from gateway import adapters
 from gateway.adapters.base import MessagesRequest, UpstreamRequest
-from gateway.cli.options import config_option, load_or_exit
+from gateway.cli.options import config_option, env_file_option, load_or_exit, variables_or_exit
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.routing import Target
 from gateway.translate.request_check import check_request
@@ -21,14 +21,15 @@ from gateway.wire.json_text import loads_request
 
 @click.command()
 @config_option
+@env_file_option
 @click.argument("request_file", type=click.File("rb"), metavar="REQUEST.json")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def explain(path: Path, request_file: BinaryIO, as_json: bool) -> None:
+def explain(path: Path, env_file: Path | None, request_file: BinaryIO, as_json: bool) -> None:
     """Show the upstream request for REQUEST.json, and every change made to it with its reason.
 
     The file holds a body for /v1/messages, or {"headers": …, "body": …}; - reads standard input.
     """
-    config = load_or_exit(path)
+    config = load_or_exit(path, variables_or_exit(env_file))
     try:
         body, headers = _read(request_file.read())
         target = config.table.resolve(body["model"]).targets[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -35,6 +35,17 @@ def config_option(command: _Command) -> _Command:
     )(command)
 
 
+def env_file_option(command: _Command) -> _Command:
+    """``--env-file FILE``, as ``serve`` has it."""
+    return click.option(
+        "--env-file",
+        type=click.Path(path_type=Path),
+        envvar="GATEWAY_ENV_FILE",
+        show_envvar=True,
+        help="Variables for ${VAR}; they win over the environment.",
+    )(command)
+
+
 class KnownApis(Collection[str]):
     """The APIs that ship with the gateway, and those that installed packages register.
 
@@ -59,14 +70,39 @@ def known_apis() -> Collection[str]:
     return KnownApis()
 
 
-def load_or_exit(path: Path) -> Config:
+def variables_or_exit(env_file: Path | None) -> Mapping[str, str]:
+    """What ``${VAR}`` stands for; mistakes end as those of ``load_or_exit``."""
+    if env_file is None:
+        return os.environ
+    from gateway.env_file import read_env_file  # only some need it
+
+    try:
+        return {**os.environ, **read_env_file(env_file)}
+    except ConfigError as error:
+        _exit_with(error)
+
+
+def env_file_warnings(env_file: Path | None) -> Iterator[str]:
+    """What is wrong with the file beside its content."""
+    if env_file is not None:
+        from gateway.env_file import readable_by_others
+
+        if readable_by_others(env_file):
+            yield f"other users can read {env_file}: chmod 600"
+
+
+def load_or_exit(path: Path, variables: Mapping[str, str]) -> Config:
     """The configuration; after a mistake every one is on stderr, one a line, and the exit status is 2."""
     try:
-        return load(path, os.environ, known_apis())
+        return load(path, variables, known_apis())
     except ConfigError as error:
-        for mistake in error.mistakes:
-            click.echo(str(mistake), err=True)
-        sys.exit(EXIT_BAD_CONFIG)
+        _exit_with(error)
+
+
+def _exit_with(error: ConfigError) -> NoReturn:
+    for mistake in error.mistakes:
+        click.echo(str(mistake), err=True)
+    sys.exit(EXIT_BAD_CONFIG)
 
 
 def target_state(target: Target) -> str:

@@ -7,7 +7,8 @@ The error says what it is a fact about (``GatewayError.scope``); the table says 
 | `moment`   | 408, 409, 5xx, no connection,      | yes        | another address      | yes            |
 |            | a broken or an in-band failure     |            |                      |                |
 | `quota`    | 429                                | in a while | yes                  | yes            |
-| `endpoint` | 401, 402, 403                      | no         | yes                  | yes            |
+| `endpoint` | 401, 402, 403; an address that no  | no         | yes                  | yes            |
+|            | name, TLS or URL leads to          |            |                      |                |
 | `target`   | 404                                | no         | no                   | yes            |
 | `room`     | our own ``max_concurrency``        | no         | no                   | yes            |
 | `size`     | a full context, 413                | no         | no                   | ``on_overflow``|

@@ -167,7 +167,7 @@ def _named_targets(table: RoutingTable) -> dict[str, list[Target]]:
     """``provider/model`` -> the targets of that name that can be asked about, in the order of the file."""
     found: dict[str, list[Target]] = {}
     for route in (*table.routes.values(), *(route for _, route in table.patterns)):
-        for target in route.targets:
+        for target in (*route.targets, *route.on_overflow):
             askable = target.api == API and target.for_name is None and target.provider.missing_key is None
             if askable and target not in found.setdefault(target.name, []):
                 found[target.name].append(target)

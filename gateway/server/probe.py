@@ -12,10 +12,15 @@ PROBE_SECONDS = 1.5
 
 
 async def unreachable(providers: Iterable[Provider]) -> set[str]:
-    """The names of the providers whose address takes no connection in time. Sends nothing."""
+    """The names of the providers none of whose addresses takes a connection in time. Sends nothing."""
     asked = [provider for provider in providers if provider.base_url and provider.missing_key is None]
-    connected = await asyncio.gather(*(_connects(provider.base_url) for provider in asked))
+    connected = await asyncio.gather(*map(_any_connects, asked))
     return {provider.name for provider, ok in zip(asked, connected, strict=True) if not ok}
+
+
+async def _any_connects(provider: Provider) -> bool:
+    urls = {endpoint.base_url for endpoint in provider.endpoints} or {provider.base_url}
+    return any(await asyncio.gather(*map(_connects, urls)))
 
 
 async def _connects(url: str) -> bool:

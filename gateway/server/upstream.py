@@ -7,6 +7,9 @@ Rules (reliability.md, "aiohttp as found"):
 * ``close`` ends the connection unless the answer was read to its end; so a cancelled handler cancels the
   upstream at once.
 * What was sent is not kept: a stream holds no request body.
+* Of an error's body no more is kept, or unpacked, than its beginning.
+* What will fail again at once (an unknown host, TLS, a URL that is none) is a fact about the target, not of
+  the moment.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -85,27 +89,33 @@ class UpstreamAnswer(ABC):
         self.close()
 
     async def error_body(self) -> bytes:
-        """The beginning of an error's body, whatever is wrong with it. Instead of ``attach``."""
-        body = _ErrorBody()
+        """The first MAX_ERROR_BYTES of an error's body, whatever is wrong with it. Instead of ``attach``.
+
+        When there is more, the answer is paused: it is the caller's to close.
+        """
+        body = _ErrorBody(self)
         self.attach(body)
         try:
             async with asyncio.timeout(ERROR_BODY_SECONDS):
                 await body.done
         except TimeoutError:
             pass
-        return b"".join(body.pieces)[:MAX_ERROR_BYTES]
+        return bytes(body.kept)
 
 
 class _ErrorBody:
     """Collects until there is enough."""
 
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+    def __init__(self, answer: UpstreamAnswer) -> None:
+        self.kept = bytearray()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer = answer
 
     def feed(self, data: bytes) -> None:
-        self.pieces.append(data)
-        if sum(map(len, self.pieces)) >= MAX_ERROR_BYTES:
+        self.kept += data[: MAX_ERROR_BYTES - len(self.kept)]
+        if len(self.kept) == MAX_ERROR_BYTES:
+            # Otherwise a few packed bytes go on becoming many.
+            self._answer.pause()
             self.end()
 
     def end(self) -> None:
@@ -219,6 +229,10 @@ async def open_session(
     return SessionAnswer(response, target)
 
 
+class StaleConnection(UpstreamFailed):
+    """A connection that had served before was closed without a byte of an answer: the request may go up again."""
+
+
 # -- failures ------------------------------------------------------------------------------------------
 
 
@@ -238,14 +252,32 @@ def cut_in_mid_answer(target: Target) -> UpstreamProtocolError:
     return UpstreamProtocolError(f"{target.provider.name} cut the connection in mid-answer")
 
 
-def unreachable(target: Target, error: BaseException) -> UpstreamFailed:
+def unreachable(
+    target: Target, error: BaseException, kind: type[UpstreamFailed] = UpstreamFailed
+) -> UpstreamFailed:
     """Why, without the address: it may hold what clients should not see."""
-    return UpstreamFailed(f"could not reach {target.provider.name}: {_reason(error)}")
+    failure = kind(f"could not reach {target.provider.name}: {_reason(error)}")
+    if isinstance(error, _LASTING) and not _resolver_failed(error):
+        failure.scope = "endpoint"
+    return failure
+
+
+_TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
+_BAD_URL = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
+_LASTING = (*_TLS, *_BAD_URL, aiohttp.ClientConnectorDNSError)
+"""Half a second later they are the same."""
+
+
+def _resolver_failed(error: BaseException) -> bool:
+    """Nobody could say whether the name exists; that passes."""
+    return isinstance(error, aiohttp.ClientConnectorDNSError) and error.os_error.errno == socket.EAI_AGAIN
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
+    if isinstance(error, _TLS):
         return "its TLS certificate or handshake failed"
+    if _resolver_failed(error):
+        return "its host name could not be looked up"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its host name is not known"
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -254,6 +286,6 @@ def _reason(error: BaseException) -> str:
         return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
     if isinstance(error, ConnectionError | aiohttp.ClientOSError):
         return "the connection broke before the answer"
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+    if isinstance(error, _BAD_URL):
         return "its base_url is not a URL"
     return type(error).__name__

@@ -8,7 +8,8 @@ Rules (R110-R119):
 * The upstream's own codes (``Profile.error_codes``) come first, then wording, then the status; but the
   words of a full context outweigh a code that only means "invalid".
 * A refused key is ours to mend: ProviderNotReady, with the provider and the variable to look at.
-* The cause survives, at most 2,000 characters of it, without HTML and without our key.
+* The cause survives, without HTML and without our key, as far as the whole answer stays within 2 KiB; a cut
+  is marked. Whatever an upstream wrote, it takes no noticeable time: patterns see the two ends of a long text.
 """
 
 from __future__ import annotations
@@ -34,29 +35,39 @@ from gateway.errors import (
 )
 from gateway.translate.retry_after import retry_after_seconds
 from gateway.translate.upstream_errors import ErrorContext, find_error
-from gateway.wire.json_text import loads_upstream, without_surrogates
+from gateway.wire.json_text import dumps, loads_upstream, without_surrogates
 
-MAX_CAUSE_CHARACTERS = 2000
+MAX_ANSWER_BYTES = 2048
+MAX_MESSAGE_BYTES = MAX_ANSWER_BYTES - 192
+"""Of the message as JSON; the rest is for the envelope and an event's frame around it."""
+MAX_DETAIL_BYTES = 400
+"""Of the cause in a message that stands for itself."""
+MAX_NAME_BYTES = 300
+"""Of a model's name: it is the client's word."""
+CUT = " … (cut)"
+SEARCHED_CHARACTERS = 4096
+"""Some patterns take the square of the length."""
+MAX_DIGITS = 15
 
 _OVERFLOW = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
-        r"prompt is too long: (?P<n>[\d,]+) tokens? > (?P<m>[\d,]+)",
-        r"maximum context length is (?P<m>[\d,]+).*?(?:resulted in|requested(?: about)?) (?P<n>[\d,]+)",
-        r"maximum context length is (?P<m>[\d,]+)",
-        r"input token count \(?(?P<n>[\d,]+)\)? exceeds the maximum.*?(?P<m>[\d,]+)",
-        r"maximum prompt length is (?P<m>[\d,]+).*?contains (?P<n>[\d,]+)",
-        r"token count of (?P<n>[\d,]+) exceeds the limit of (?P<m>[\d,]+)",
-        r"token limit: (?P<m>[\d,]+) \(requested: (?P<n>[\d,]+)\)",
-        r"contains (?P<n>[\d,]+) tokens.*?too large for model with (?P<m>[\d,]+)",
-        r"input \((?P<n>[\d,]+) tokens\) is longer than.*?\((?P<m>[\d,]+) tokens\)",
-        r"request \((?P<n>[\d,]+) tokens\) exceeds the available context size \((?P<m>[\d,]+)",
-        r"exceeds the available context size(?: \((?P<m>[\d,]+))?",
-        r"input length \((?P<n>[\d,]+) tokens\) exceeds.*?\((?P<m>[\d,]+) tokens\)",
-        r"input length (?P<n>[\d,]+) exceeds the maximum allowed input length of (?P<m>[\d,]+)",
-        r"prompt has (?P<n>[\d,]+) tokens, but the configured context size is (?P<m>[\d,]+)",
-        r"first (?P<n>[\d,]+) tokens when context.*?context length of only (?P<m>[\d,]+)",
-        r"length should be \[1, ?(?P<m>[\d,]+)\]",
+        r"prompt is too long: (?P<n>[\d,]++) tokens? > (?P<m>[\d,]++)",
+        r"maximum context length is (?P<m>[\d,]++).*?(?:resulted in|requested(?: about)?) (?P<n>[\d,]++)",
+        r"maximum context length is (?P<m>[\d,]++)",
+        r"input token count \(?(?P<n>[\d,]++)\)? exceeds the maximum.*?(?P<m>[\d,]++)",
+        r"maximum prompt length is (?P<m>[\d,]++).*?contains (?P<n>[\d,]++)",
+        r"token count of (?P<n>[\d,]++) exceeds the limit of (?P<m>[\d,]++)",
+        r"token limit: (?P<m>[\d,]++) \(requested: (?P<n>[\d,]++)\)",
+        r"contains (?P<n>[\d,]++) tokens.*?too large for model with (?P<m>[\d,]++)",
+        r"input \((?P<n>[\d,]++) tokens\) is longer than.*?\((?P<m>[\d,]++) tokens\)",
+        r"request \((?P<n>[\d,]++) tokens\) exceeds the available context size \((?P<m>[\d,]++)",
+        r"exceeds the available context size(?: \((?P<m>[\d,]++))?",
+        r"input length \((?P<n>[\d,]++) tokens\) exceeds.*?\((?P<m>[\d,]++) tokens\)",
+        r"input length (?P<n>[\d,]++) exceeds the maximum allowed input length of (?P<m>[\d,]++)",
+        r"prompt has (?P<n>[\d,]++) tokens, but the configured context size is (?P<m>[\d,]++)",
+        r"first (?P<n>[\d,]++) tokens when context.*?context length of only (?P<m>[\d,]++)",
+        r"length should be \[1, ?(?P<m>[\d,]++)\]",
         r"(?:context|input) length and `?max_tokens`? exceed",
         r"(?:exceed\w*|longer than|greater than|larger than|over)(?: the| this| model'?s?| its|\s)*"
         r"(?:max\w* )?(?:model )?(?:context|token|prompt|input|sequence)[ _]?(?:length|window|size|limit)",
@@ -77,8 +88,8 @@ _THROTTLE = re.compile(
     re.IGNORECASE,
 )
 _ROOM = re.compile(
-    r"maximum context length is ([\d,]+).*?\(([\d,]+) [^,;)]*?(?:messages|prompt|input)[^,;)]*[,;] ?"
-    r"([\d,]+) [^)]*?(?:completion|output)",
+    r"maximum context length is ([\d,]++).*?\(([\d,]++) [^,;)]*?(?:messages|prompt|input)[^,;)]*[,;] ?"
+    r"([\d,]++) [^)]*?(?:completion|output)",
     re.IGNORECASE | re.DOTALL,
 )
 _BILLING = re.compile(
@@ -120,7 +131,10 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     402: BillingRefused,
     404: NotFound,
     408: UpstreamTimeout,
+    # A conflict, or too early: with others, and only now.
+    409: UpstreamFailed,
     413: RequestTooLarge,
+    425: UpstreamFailed,
     429: RateLimited,
     503: Overloaded,
     504: UpstreamTimeout,
@@ -128,6 +142,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 }
 
 
+_STATUS = re.compile(r"[45]\d\d", re.ASCII)
 _STATUS_OF_TYPE = {
     **{name: kind.default_status for name, kind in _BY_NAME.items()},
     "authentication_error": 401,
@@ -144,7 +159,7 @@ class _Cause:
     code: str = ""
     kind: str = ""
     text: str = ""
-    """Everything it said, for the patterns."""
+    """What it said, for the patterns."""
     numbers: tuple[int, int] | None = None
     """(tokens, maximum), where they have fields of their own."""
 
@@ -172,8 +187,8 @@ def _read_body(body: bytes) -> _Cause:
     except ValueError:
         if text[:1] == b"<" or b"<html" in text[:500].lower():
             return _Cause("an HTML page instead of JSON")
-        plain = text[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
-        return _Cause(plain, text=plain)
+        plain = text.decode("utf-8", "replace")
+        return _Cause(plain, text=_ends(plain))
     if isinstance(payload, list) and payload:
         payload = payload[0]
     if isinstance(payload, dict):
@@ -185,7 +200,7 @@ def _read_payload(error: Any) -> _Cause:
     if isinstance(error, dict) and isinstance(error.get("error"), dict | str) and error["error"]:
         error = error["error"]
     if not isinstance(error, dict):
-        return _Cause(_text(error), text=_text(error))
+        return _Cause(_text(error), text=_ends(_text(error)))
     metadata = error.get("metadata") if isinstance(error.get("metadata"), dict) else {}
     message = _text(error.get("message") or error.get("msg") or error.get("detail") or error.get("status_msg"))
     raw = _text(metadata.get("raw")) if metadata else ""
@@ -193,16 +208,26 @@ def _read_payload(error: Any) -> _Cause:
         message = f"{message}: {raw}" if message else raw
     code = error.get("code")
     kind = _text(error.get("type") or error.get("status"))
-    numbers = None
-    if isinstance(error.get("n_prompt_tokens"), int) and isinstance(error.get("n_ctx"), int):
-        numbers = (error["n_prompt_tokens"], error["n_ctx"])
+    tokens, window = _count(error.get("n_prompt_tokens")), _count(error.get("n_ctx"))
     return _Cause(
         message or _text(error)[:500],
-        code=_text(code),
-        kind=kind,
-        text=_text(error),
-        numbers=numbers,
+        code=_ends(_text(code)),
+        kind=_ends(kind),
+        text=_ends(_text(error)),
+        numbers=None if tokens is None or window is None else (tokens, window),
     )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 10**MAX_DIGITS else None
+
+
+def _ends(text: str) -> str:
+    """The beginning and the end of a long text."""
+    if len(text) <= SEARCHED_CHARACTERS:
+        return text
+    part = SEARCHED_CHARACTERS // 4
+    return f"{text[: 3 * part]} … {text[-part:]}"
 
 
 def _text(value: Any) -> str:
@@ -219,7 +244,7 @@ def _status_of(error: Any) -> int:
     if isinstance(error, dict):
         for name in ("status_code", "http_code", "code", "status"):
             value = error.get(name)
-            if isinstance(value, str) and value.isdigit():
+            if isinstance(value, str) and _STATUS.fullmatch(value):
                 value = int(value)
             if isinstance(value, int) and 400 <= value < 600:
                 return value
@@ -246,7 +271,7 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
     about_the_key = about_the_key or (status == 400 and _BAD_KEY.search(text) is not None)
     if named == "provider_not_ready" or (named is None and about_the_key):
         return _not_ready(cause, context)
-    message = _message(cause, context)
+    before = after = ""
     if named in _BY_NAME:
         kind = _BY_NAME[named]
     elif billing:
@@ -255,15 +280,16 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
         kind = InvalidRequest
     elif _NO_IMAGES.search(text):
         kind = InvalidRequest
-        message = f"{message} (`images: false` for this model in providers.yaml makes them placeholders)"
+        after = " (`images: false` for this model in providers.yaml makes them placeholders)"
     else:
         kind = _BY_STATUS.get(status) or (UpstreamFailed if status >= 500 else InvalidRequest)
     if kind is NotFound:
-        message = f"model: {context.asked} goes to {context.provider}/{context.model}, which is not there. {message}"
+        asked, model = shortened(context.asked, MAX_NAME_BYTES), shortened(context.model, MAX_NAME_BYTES)
+        before = f"model: {asked} goes to {context.provider}/{model}, which is not there. "
     if kind is RequestTooLarge:
-        message = f"prompt is too long ({message})"
+        before, after = "prompt is too long (", f"{after})"
     own_status = status if kind is UpstreamFailed and 500 <= status < 600 else None
-    return kind(message, status=own_status, retry_after=retry_after)
+    return kind(_message(cause, context, before, after), status=own_status, retry_after=retry_after)
 
 
 def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
@@ -277,7 +303,7 @@ def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
 
 
 def _overflow(cause: _Cause, context: ErrorContext) -> GatewayError:
-    detail = _message(cause, context)[:300]
+    detail = _message(cause, context, room=MAX_DETAIL_BYTES)
     room = _ROOM.search(cause.text)
     if room:
         window, prompt, output = (_number(group) or 0 for group in room.groups())
@@ -300,19 +326,41 @@ def _overflow(cause: _Cause, context: ErrorContext) -> GatewayError:
 
 def _number(text: str | None) -> int | None:
     digits = re.sub(r"\D", "", text or "")
-    return int(digits) if digits else None
+    return int(digits) if 0 < len(digits) <= MAX_DIGITS else None
 
 
 def _not_ready(cause: _Cause, context: ErrorContext) -> GatewayError:
     where = context.key_source or f"providers.{context.provider}.api_key"
-    reason = _message(cause, context)
-    return ProviderNotReady(f"{context.provider} refused the gateway's key; look at {where}. {reason}")
+    before = f"{context.provider} refused the gateway's key; look at {where}. "
+    return ProviderNotReady(_message(cause, context, before))
 
 
-def _message(cause: _Cause, context: ErrorContext) -> str:
-    message = cause.message.strip()[:MAX_CAUSE_CHARACTERS] or "no reason given"
+def _message(
+    cause: _Cause, context: ErrorContext, before: str = "", after: str = "", room: int = MAX_MESSAGE_BYTES
+) -> str:
+    """The cause between ``before`` and ``after``; it takes what ``room``, in bytes of JSON, leaves it."""
+    said = cause.message.strip() or "no reason given"
     if context.secret:
-        message = message.replace(context.secret, "[key]")
+        # Before the cut, which might leave half of it.
+        said = said.replace(context.secret, "[key]")
     # These bytes end up in a terminal.
-    message = "".join(char if char.isprintable() or char in "\n\t" else " " for char in message)
-    return f"{context.provider}: {message}"
+    said = "".join(char if char.isprintable() or char in "\n\t" else " " for char in said[:MAX_MESSAGE_BYTES])
+    before = f"{before}{context.provider}: "
+    return f"{before}{shortened(said, room - _size(before + after))}{after}"
+
+
+def shortened(text: str, room: int) -> str:
+    """As much of ``text`` as fits into ``room`` bytes of JSON, whole characters, with CUT at its end if it did not."""
+    if _size(text) <= room:
+        return text
+    room -= _size(CUT)
+    for place, char in enumerate(text):
+        room -= _size(char)
+        if room < 0:
+            return text[:place].rstrip() + CUT
+    return text
+
+
+def _size(text: str) -> int:
+    """Bytes as a part of a JSON text."""
+    return len(dumps(text)) - 2

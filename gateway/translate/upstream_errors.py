@@ -33,7 +33,11 @@ class ErrorContext:
 def http_error(status: int, headers: Mapping[str, str], body: bytes, context: ErrorContext) -> GatewayError:
     """The error for an answer with a status other than 200. Header names are lower-case."""
     if 300 <= status < 400:
-        return UpstreamFailed(f"{context.provider} answered with a redirect ({status}); mend its base_url")
+        error: GatewayError = UpstreamFailed(
+            f"{context.provider} answered with a redirect ({status}); mend its base_url"
+        )
+        error.scope = "target"  # the next answer will be the same
+        return error
     if status < 400:
         return UpstreamFailed(f"{context.provider} answered with the status {status} instead of an event stream")
     from gateway.translate import error_wording
@@ -49,6 +53,10 @@ def payload_error(error: Any, context: ErrorContext) -> GatewayError:
     from gateway.translate import error_wording
 
     return error_wording.from_payload(error, context)
+
+
+ERROR_FIELDS = frozenset(("error", "type", "base_resp", "detail"))
+"""A JSON object that is an error holds one of these, or ``object`` says so."""
 
 
 def find_error(chunk: dict[str, Any]) -> Any:

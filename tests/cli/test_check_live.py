@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Awaitable, Callable
@@ -120,6 +121,32 @@ async def test_some_providers_only(place: Place) -> None:
     (folder / "providers.yaml").rename(folder / "other.yaml")
     ended = await check(folder, "--live", "flow/n", "flow", "lab/spelled", "-c", "other.yaml")
     assert list(rows(ended.out)) == ["flow/n", "lab/spelled"]
+
+
+async def test_who_takes_what_is_too_long_is_asked_too(place: Place) -> None:
+    upstream = CapableUpstream()
+    folder = await place(upstream)
+    file = folder / "providers.yaml"
+    file.write_text(file.read_text().replace("sonnet: lab/m", "sonnet: {use: lab/m, on_overflow: flow/large}"))
+    ended = await check(folder, "--live", "flow", "--json")
+    assert {row["target"]: row["names"] for row in json.loads(ended.out)["targets"]} == {
+        "flow/large": ["sonnet"],
+        "flow/n": ["haiku"],
+    }
+    assert {body["model"] for body in upstream.asked} == {"large", "n"}
+
+
+async def test_variables_may_stand_in_an_environment_file(place: Place) -> None:
+    """Also for the check of the file that is written: without its address it would not load."""
+    folder = await place(CapableUpstream(**LIMITED))
+    file = folder / "providers.yaml"
+    (url,) = re.findall(r"base_url: (http\S+)\n", file.read_text())
+    file.write_text(file.read_text().replace(f"base_url: {url}\n", "base_url: ${LAB_URL}\n"))
+    env_file = written(folder, f"LAB_KEY={KEY}\nLAB_URL={url}\n", ".env")
+    ended = await check(folder, "--live", "lab", "--write", "--env-file", env_file, key="a-key-of-the-process")
+    assert ended.status == 0
+    assert rows(ended.out)["lab/m"][0] == "ok"
+    assert "images: false" in file.read_text()
 
 
 async def test_the_json(place: Place) -> None:

@@ -254,6 +254,14 @@ async def test_two_routes_with_different_windows_keep_them() -> None:
         assert "num_ctx" not in server.chats[1]["options"]
 
 
+async def test_who_takes_what_is_too_long_is_asked_too() -> None:
+    server = OllamaServer({"small": Model(largest=40_960), "large": Model(largest=50_000)}, key=KEY)
+    async with lab(server, "{sonnet: {use: oll/small, on_overflow: oll/large}}") as it:
+        (large,) = it.state.config.table.resolve("sonnet").on_overflow
+        assert it.state.learned.apply(large).profile.context_window == 50_000
+        assert it.profile("sonnet").context_window == 40_960
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

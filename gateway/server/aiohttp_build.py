@@ -22,7 +22,7 @@ _CLIENT_SIDE = (
     (aiohttp.StreamReader, ("_buffer", "_size", "_cursor", "_http_chunk_splits")),
     (http_parser.HttpResponseParser, ("feed_data", "feed_eof")),
 )
-_SERVER_SIDE = ((RequestHandler, ("_request_count", "_request_in_progress", "force_close")),)
+_SERVER_SIDE = ((RequestHandler, ("_request_count", "_request_in_progress", "_waiter", "force_close")),)
 
 
 def refuse_unsafe_aiohttp() -> str | None:

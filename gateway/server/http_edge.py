@@ -62,7 +62,8 @@ class EnvelopeRequestHandler(RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._stop_clock()
-        elif self._head_clock is None and not self._request_in_progress:
+        elif self._head_clock is None and self._waiter is not None and not self._waiter.done():
+            # Nobody works on a request whose body this could be.
             self._expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:

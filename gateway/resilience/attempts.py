@@ -2,7 +2,7 @@
 
     attempt = attempts.first(now)
     while the answer does not begin:
-        attempt = attempts.failed(error, now)      # None: raise attempts.error
+        attempt = attempts.failed(error, now)      # None: raise attempts.last_word(error)
     attempts.succeeded()
 
 Rules:
@@ -141,6 +141,11 @@ class Attempts:
         self._known.breaker.succeeded()
         if self._attempt.endpoint is not None:
             self._health.pool.succeeded(self._attempt.endpoint)
+
+    def last_word(self, error: GatewayError) -> GatewayError:
+        """What the client is told when nothing is left: ``self.error``, if there is one; else ``error``."""
+        told, self.error = self.error or error, None
+        return told
 
     def seconds_left(self, now: float) -> float:
         """Until the answer must have begun; never negative."""

@@ -123,9 +123,8 @@ async def _answer(exchange: Exchange, sink: Sink) -> None:
             while not await _attempt(exchange, sink):
                 pass
     except TimeoutError:
-        raise exchange.attempts.error or UpstreamTimeout(
-            f"{exchange.attempt.name} did not begin to answer within {limit:g} seconds"
-        ) from None
+        late = UpstreamTimeout(f"{exchange.attempt.name} did not begin to answer within {limit:g} seconds")
+        raise exchange.attempts.last_word(late) from None
 
 
 async def _attempt(exchange: Exchange, sink: Sink) -> bool:
@@ -167,17 +166,22 @@ async def _relay(exchange: Exchange, sink: Sink) -> None:
 async def _try_again(exchange: Exchange, error: GatewayError) -> None:
     """Prepares the next attempt, when its time has come. Raises GatewayError: there is none."""
     attempts, clock = exchange.attempts, asyncio.get_running_loop().time
-    failed = exchange.attempt.name
-    attempt = attempts.failed(error, clock())
-    if attempt is None:
-        raise attempts.error or error
-    log.info(
-        "%s %s failed (%s); %s is asked%s", exchange.request_id, failed, error.message, attempt.name,
-        f" in {attempt.wait_seconds:.1f} s" if attempt.wait_seconds else "",
-    )  # fmt: skip
-    if attempt.wait_seconds:
-        await asyncio.sleep(attempt.wait_seconds)
-    aim(exchange, attempt)
+    while True:
+        failed, attempt = exchange.attempt.name, attempts.failed(error, clock())
+        if attempt is None:
+            raise attempts.last_word(error)
+        log.info(
+            "%s %s failed (%s); %s is asked%s", exchange.request_id, failed, error.message, attempt.name,
+            f" in {attempt.wait_seconds:.1f} s" if attempt.wait_seconds else "",
+        )  # fmt: skip
+        if attempt.wait_seconds:
+            await asyncio.sleep(attempt.wait_seconds)
+        try:
+            return aim(exchange, attempt)
+        except GatewayError as unfit:
+            # For this target; the one before it could take the request.
+            unfit.scope = "target"
+            error = unfit
 
 
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:

@@ -25,11 +25,14 @@ FALLBACK = """\
 providers:
   one: {{api: openai-chat, base_url: "{url}/one/v1", api_key: "${{LAB_KEY}}"}}
   two: {{api: openai-chat, base_url: "{url}/two/v1", api_key: "${{LAB_KEY}}"}}
+  few: {{api: openai-chat, base_url: "{url}/few/v1", profile: {{max_tools: 1}}}}
   dead: {{api: openai-chat, base_url: "http://127.0.0.1:{closed}/v1"}}
   echo: {{}}
 models:
   sonnet: echo/echo
   dead-first: [dead/m, two/dead-second]
+  few-second: [one/few-1, few/few-2, two/few-3]
+  few-last: [one/few-1, few/few-2]
 """
 
 
@@ -110,6 +113,24 @@ async def test_one_failure_before_content_is_hidden(
     assert answer.status == 200, answer.body
     assert text_of(answer) == "Fine"
     assert len(script.visits) == 2
+
+
+@pytest.mark.parametrize("name", ["few-second", "few-last"])
+async def test_a_fallback_that_cannot_take_the_request_is_passed_over(
+    pairs: tuple[Gateway, Iterator[str]], upstream: FaultyUpstream, name: str
+) -> None:
+    """And what is wrong with the fallback is not what the client is told."""
+    first = upstream.script(refusal(503), "few-1")
+    second, third = (upstream.script(stream(*whole("chat", "Fine")), f"few-{place}") for place in (2, 3))
+    tools = [{"name": f"tool_{place}", "input_schema": {"type": "object"}} for place in (1, 2)]
+    answer = await pairs[0].ask(name, tools=tools)
+    if name == "few-second":
+        assert text_of(answer) == "Fine"
+        assert len(third.visits) == 1
+    else:
+        answer.error(status=529, kind="overloaded_error")
+    assert first.visits
+    assert not second.visits
 
 
 BREAKS = {

@@ -7,7 +7,7 @@ import gzip
 import time
 
 import pytest
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientResponse, ClientSession, TCPConnector
 
 from tests.faults.footprint import Footprint, Stopwatch, connections_to
 from tests.server.faulty_upstream import (
@@ -66,7 +66,7 @@ async def test_two_hundred_aborted_streams_leave_nothing_behind(
     sockets, descriptors = connections_to(port), footprint.descriptors()
     async with ClientSession(connector=TCPConnector(limit=0)) as session:
 
-        async def begin(provider: str) -> object:
+        async def begin(provider: str) -> ClientResponse:
             body = turn(f"{provider}/{scripts[provider].model}", stream=True)
             response = await session.post(f"{gateway.url}/v1/messages", json=body)
             await response.content.readany()
@@ -75,6 +75,8 @@ async def test_two_hundred_aborted_streams_leave_nothing_behind(
         open_ones = await asyncio.gather(*(begin(list(WIRES)[number % 2]) for number in range(ABORTED)))
         assert connections_to(port) >= sockets + ABORTED
         assert len(open_ones) == ABORTED
+        for response in open_ones:
+            response.close()
     watch = Stopwatch(gateway.pid)
 
     async def back() -> bool:

@@ -87,13 +87,13 @@ async def test_it_is_told_in_the_log_and_is_no_failure(gateway: Gateway, upstrea
 
 async def test_no_socket_is_left_behind(gateway: Gateway, upstream: FaultyUpstream) -> None:
     """A hundred at once: afterwards nothing but the idle connection of this test is new."""
-    script = upstream.script(stream(*beginning("chat", "Hello", " wor"), ending="open"))
-    # A script each: who leaves must have seen its own request arrive, or it may never be sent.
+    # A script each: who leaves must have seen its own request arrive, and wait for no other to leave.
+    streams = [upstream.script(stream(*beginning("chat", "Hello", " wor"), ending="open")) for _ in range(50)]
     others = [upstream.script(never) for _ in range(50)]
-    leaving = [leave_in_mid_stream(gateway, script, "lab") for _ in range(50)]
+    leaving = [leave_in_mid_stream(gateway, script, "lab") for script in streams]
     leaving += [leave_before_the_answer(gateway, other, streamed=bool(n % 2)) for n, other in enumerate(others)]
     await asyncio.gather(*leaving)
-    visits = [*script.visits, *(visit for other in others for visit in other.visits)]
+    visits = [visit for script in (*streams, *others) for visit in script.visits]
     assert len(visits) == 100
     assert all(visit.left.is_set() for visit in visits)
     assert (await gateway.ask("sonnet")).reading().finished

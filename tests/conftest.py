@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import socket
+from collections.abc import Generator, Iterator
 
 import pytest
 
 pytest.register_assert_rewrite("tests.fakes", "tests.grammar", "tests.recordings")
+
+
+@pytest.fixture(scope="session")
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.hookimpl(wrapper=True)

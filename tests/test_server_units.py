@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -124,14 +123,6 @@ def test_levels(level: str, heard: int, capsys: pytest.CaptureFixture[str]) -> N
 
 def provider(name: str, base_url: str, missing_key: str | None = None) -> Provider:
     return Provider(name, "openai-chat", base_url, missing_key=missing_key)
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """Nobody listens there, and nobody else can."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 async def test_who_can_be_reached(closed_port: int) -> None:

@@ -36,13 +36,13 @@ def config_option(command: _Command) -> _Command:
 
 
 def env_file_option(command: _Command) -> _Command:
-    """``--env-file FILE``, as ``serve`` has it."""
+    """``--env-file FILE``."""
     return click.option(
         "--env-file",
         type=click.Path(path_type=Path),
         envvar="GATEWAY_ENV_FILE",
         show_envvar=True,
-        help="Variables for ${VAR}; they win over the environment.",
+        help="Variables for ${VAR}, which win over the environment; serve reads them anew whenever the file changes.",
     )(command)
 
 
@@ -79,7 +79,7 @@ def variables_or_exit(env_file: Path | None) -> Mapping[str, str]:
     try:
         return {**os.environ, **read_env_file(env_file)}
     except ConfigError as error:
-        _exit_with(error)
+        exit_with(error)
 
 
 def env_file_warnings(env_file: Path | None) -> Iterator[str]:
@@ -96,10 +96,11 @@ def load_or_exit(path: Path, variables: Mapping[str, str]) -> Config:
     try:
         return load(path, variables, known_apis())
     except ConfigError as error:
-        _exit_with(error)
+        exit_with(error)
 
 
-def _exit_with(error: ConfigError) -> NoReturn:
+def exit_with(error: ConfigError) -> NoReturn:
+    """Every mistake on stderr, one a line; exit status 2."""
     for mistake in error.mistakes:
         click.echo(str(mistake), err=True)
     sys.exit(EXIT_BAD_CONFIG)

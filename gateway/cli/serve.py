@@ -13,17 +13,24 @@ import click
 
 from gateway import __version__
 from gateway.cli.env import client_variables, lines_for, server_url
-from gateway.cli.options import EXIT_BAD_CONFIG, config_option, known_apis, target_state
+from gateway.cli.options import (
+    EXIT_BAD_CONFIG,
+    config_option,
+    env_file_option,
+    env_file_warnings,
+    exit_with,
+    known_apis,
+    target_state,
+)
 from gateway.config import Config, ConfigError, demo, is_loopback
 from gateway.reload import Reloader
 
-ENV_FILE_HELP = "Variables for ${VAR}, read anew whenever the file changes; it wins over the environment."
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
 @config_option
-@click.option("--env-file", type=click.Path(path_type=Path), envvar="GATEWAY_ENV_FILE", help=ENV_FILE_HELP)
+@env_file_option
 @click.option("--host", help="Listen here instead of server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
 @click.option("--reuse-port", is_flag=True, help="Share the port with another gateway, for a restart without a gap.")
@@ -68,7 +75,7 @@ def serve(
         port = config.server.port if port is None else port
         loopback = all(is_loopback(each.getsockname()[0]) for each in inherited) if inherited else is_loopback(host)
         _refuse_to_give_away(config, host, loopback)
-        for warning in _warnings(config, env_file):
+        for warning in (*config.warnings, *env_file_warnings(env_file)):
             click.echo(f"warning: {warning}", err=True)
         options = Options(host, port, inherited, loopback, reuse_port, workers, drain_seconds)
         announce = _announcer(config, host, in_demo=reloader is None)
@@ -96,15 +103,6 @@ def _refuse_to_give_away(config: Config, host: str, loopback: bool) -> None:
         err=True,
     )
     sys.exit(EXIT_BAD_CONFIG)
-
-
-def _warnings(config: Config, env_file: Path | None) -> Iterator[str]:
-    yield from config.warnings
-    if env_file is not None:
-        from gateway.env_file import readable_by_others
-
-        if readable_by_others(env_file):
-            yield f"other users can read {env_file}: chmod 600"
 
 
 def _announcer(config: Config, host: str, *, in_demo: bool) -> Callable[[int, set[str] | None], None]:
@@ -143,9 +141,7 @@ def _load(reloader: Reloader) -> Config:
     try:
         return reloader.start()
     except ConfigError as error:
-        for mistake in error.mistakes:
-            click.echo(str(mistake), err=True)
-        sys.exit(EXIT_BAD_CONFIG)
+        exit_with(error)
 
 
 def _usable(config: Config) -> bool:

@@ -76,7 +76,7 @@ async def run(exchange: Exchange) -> web.StreamResponse:
 
 
 def _asks_for_session(route: Route) -> bool:
-    return any(target.endpoints or target.profile.max_concurrency for target in route.targets)
+    return any(target.endpoints or target.profile.max_concurrency for target in (*route.targets, *route.on_overflow))
 
 
 def _session(body: dict[str, Any], request_id: str) -> str:

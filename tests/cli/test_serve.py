@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,6 @@ models:
   "grok-*": xai
 """
 KEY = "sk-deepseek-0cc175b9c0f1b6a8"
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """Nobody listens there, and nobody else can."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -31,14 +30,6 @@ models: {{sonnet: echo/echo}}
 def upstream() -> Iterator[FaultyUpstream]:
     with FaultyUpstream() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def closed_port() -> Iterator[int]:
-    """A port on which nobody listens, and nobody else can."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

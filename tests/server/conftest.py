@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -58,14 +57,6 @@ def providers_yaml(upstream: FaultyUpstream, closed_port: int) -> str:
 def upstream() -> Iterator[FaultyUpstream]:
     with FaultyUpstream() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def closed_port() -> Iterator[int]:
-    """A port on which nobody listens, and nobody else can."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 def pytest_asyncio_loop_factories(

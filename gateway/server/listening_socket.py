@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -79,6 +80,14 @@ def inherited(env: MutableMapping[str, str]) -> list[socket.socket]:
 def close(sockets: Sequence[socket.socket]) -> None:
     for each in sockets:
         each.close()
+
+
+def connection_waits(sockets: Sequence[socket.socket]) -> bool:
+    """Whether a connection is in the queue of one of them."""
+    poll = select.poll()
+    for each in sockets:
+        poll.register(each, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def steer_away(listening: socket.socket, count: int = 1) -> None:

@@ -28,7 +28,7 @@ from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.listening_socket import share_again, steer_away
 from gateway.server.memory import give_back
 from gateway.server.state import GatewayState
-from gateway.server.stopping import CUT_SECONDS, HANDOVER_SECONDS, THREAD_NAME, Admission, Signals, drain, end_threads
+from gateway.server.stopping import CUT_SECONDS, THREAD_NAME, Admission, Signals, drain, end_threads, hand_over
 from gateway.server.upstream import new_session
 
 log = logging.getLogger("gateway")
@@ -109,13 +109,13 @@ async def serve(config: Config, place: Place, role: Role) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await _leave(place, listeners, admission)
+        await _leave(place, listeners, admission, server)
         await drain(state, server, place.drain_seconds)
         await runner.cleanup()
     await end_threads(threads)
 
 
-async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admission) -> None:
+async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admission, server: web.Server) -> None:
     """No new connection, then no new request."""
     if place.inherited:
         _close(listeners)  # what waits is the next one's
@@ -123,7 +123,7 @@ async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admis
         steer_away(place.sockets[0])
     if place.shared:
         admission.last_chance = True
-        await asyncio.sleep(HANDOVER_SECONDS)
+        await hand_over([] if place.inherited else place.sockets, server)
     _close(listeners)
     admission.closed = True
 

@@ -19,8 +19,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
@@ -30,12 +31,15 @@ from gateway.errors import Overloaded
 from gateway.server.app import error_response
 from gateway.server.http_edge import LastWord
 from gateway.server.http_head import SERVER_NAME
+from gateway.server.listening_socket import connection_waits
 from gateway.server.state import GatewayState, new_id
 
 log = logging.getLogger("gateway")
 
 HANDOVER_SECONDS = 0.5
 """Connections that were on their way when another gateway took the port over arrive within this time."""
+FIRST_REQUEST_SECONDS = 3.0
+"""A connection that came before the port was handed over gets this long for its first request; machines may be busy."""
 CUT_SECONDS = 1.0
 """What an answer gets to write its error."""
 THREAD_SECONDS = 1.0
@@ -116,6 +120,18 @@ class Admission:
         return response
 
 
+async def hand_over(sockets: Sequence[socket.socket], server: web.Server) -> None:
+    """Waits for what was on its way to ``sockets`` when another gateway took the port over.
+
+    To close a socket resets the connections in its queue, and to close a connection the request on its way to it.
+    """
+    await asyncio.sleep(HANDOVER_SECONDS)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + FIRST_REQUEST_SECONDS
+    while (connection_waits(sockets) or _fresh(server)) and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
 async def drain(state: GatewayState, server: web.Server, seconds: float) -> None:
     """Lets requests finish; past the limit each one ends with an error of its own."""
     loop = asyncio.get_running_loop()
@@ -145,6 +161,11 @@ async def end_threads(threads: ThreadPoolExecutor) -> None:
         if loop.time() > end:
             end_at_once(0)
         await asyncio.sleep(_LOOK_SECONDS / 10)
+
+
+def _fresh(server: web.Server) -> bool:
+    """A connection has brought no request yet."""
+    return any(connection._request_count == 0 for connection in server.connections)
 
 
 def _busy(server: web.Server) -> bool:

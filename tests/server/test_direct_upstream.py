@@ -322,20 +322,24 @@ async def test_headers_that_never_come(way: Way, session: ClientSession, said: b
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_limit_is_for_the_headers_only(way: Way, session: ClientSession, tls: Tls | None) -> None:
-    """The body may take longer: here twice the limit, on a loop whose clock the test reads."""
+    """The body may take longer, here twice the limit. The connection is there before: its handshake counts too."""
     loop = asyncio.get_running_loop()
 
     async def script(peer: Peer) -> None:
         await peer.request()
+        await peer.send(CHUNKED + chunked(b"first"))
+        await peer.request()
         await peer.send(CHUNKED)
         late = asyncio.Event()
-        loop.call_later(0.2, late.set)
+        loop.call_later(0.6, late.set)
         await late.wait()
         await peer.send(chunked(b"hello world"))
         await peer.gone()
 
     async with raw_upstream(script, tls) as server:
-        result = await outcome(way, session, server.request(), target(first_byte_timeout=0.1))
+        assert (await outcome(way, session, server.request(), target())).body == b"first"
+        result = await outcome(way, session, server.request(), target(first_byte_timeout=0.3))
+        assert len(server.peers) == 1
     assert (result.body, result.error) == (b"hello world", None)
 
 

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from gateway.server import listening_socket
+from gateway.server import listening_socket, stopping
 from gateway.server.listening_socket import bind, inherited, share_again, steer_away
+from gateway.server.stopping import HANDOVER_SECONDS, hand_over
 from tests.server.gateway_process import REPOSITORY, until
 from tests.server.service import ECHO, ask_often, say, service
 
@@ -44,6 +46,39 @@ async def test_a_rolling_restart_refuses_nobody(tmp_path: Path, workers: str) ->
         assert (await new.send("GET", "/readyz")).status == 200
         for each in (old, new):
             assert each.log().count(" ok ") > 20, "both had their share"
+
+
+@LINUX
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_connection_that_came_before_may_still_ask(tmp_path: Path, workers: str) -> None:
+    """Its client is slow: the port is handed over, the gateway stops, and only then comes the request."""
+    with service(tmp_path, "--reuse-port", "--workers", workers) as old:
+        early = [await asyncio.open_connection("127.0.0.1", old.port) for _ in range(8)]
+        old.signal(signal.SIGTERM)
+        await asyncio.sleep(HANDOVER_SECONDS + 0.5)
+        assert [(await say(*each))[0] for each in early] == [200] * 8
+        assert await old.exit_status() == 0
+        for _, writer in early:
+            writer.close()
+
+
+async def test_a_socket_is_not_closed_on_the_connections_in_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "HANDOVER_SECONDS", 0)
+    (queue,) = bind("127.0.0.1", 0)
+    queue.listen()
+    queue.setblocking(False)
+    server = web.Server(nobody_asks)
+    with socket.create_connection(queue.getsockname()):
+        leaving = asyncio.create_task(hand_over([queue], server))
+        for _ in range(5):
+            assert not (await asyncio.wait([leaving], timeout=0.05))[0]
+        queue.accept()[0].close()
+        await leaving
+    queue.close()
+
+
+async def nobody_asks(request: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError(request)
 
 
 async def test_a_restart_behind_systemd_refuses_nobody(tmp_path: Path, opened: socket.socket) -> None:

@@ -5,11 +5,13 @@
      │   └─ PromptTooLong            "prompt is too long: N tokens > M maximum"
      ├─ AuthenticationFailed    401  authentication_error   (the client's own key, never an upstream's)
      ├─ BillingRefused          402  billing_error
+     │   └─ BudgetSpent              a key's, a group's or a provider's own budget
      ├─ PermissionDenied        403  permission_error
      ├─ NotFound                404  not_found_error
      ├─ MethodNotAllowed        405  invalid_request_error
      ├─ RequestTooLarge         413  request_too_large
      ├─ RateLimited             429  rate_limit_error
+     │   └─ LimitReached             our own limit on a key, a group or a provider
      ├─ InternalError           500  api_error              (a defect of ours)
      ├─ UpstreamFailed          502  api_error              (500-599: the upstream's own status)
      │   ├─ UpstreamProtocolError    the upstream broke its wire format
@@ -118,7 +120,13 @@ class BillingRefused(GatewayError):
     error_type = "billing_error"
     default_status = 402
     default_should_retry = False
-    scope = "endpoint"
+    scope: Scope = "endpoint"
+
+
+class BudgetSpent(BillingRefused):
+    """What this gateway lets a key, a group or a provider spend is spent; ``scope`` says whose it is."""
+
+    scope = "request"
 
 
 class PermissionDenied(GatewayError):
@@ -164,7 +172,13 @@ class RateLimited(GatewayError):
 
     error_type = "rate_limit_error"
     default_status = 429
-    scope = "quota"
+    scope: Scope = "quota"
+
+
+class LimitReached(RateLimited):
+    """What this gateway lets a key, a group or a provider take for now is taken; ``scope`` says whose it is."""
+
+    scope = "request"
 
 
 class InternalError(GatewayError):

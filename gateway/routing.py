@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from typing import Any, TypeVar
 
+from gateway.access.limits import NO_LIMITS, Limits
 from gateway.errors import NotFound
 from gateway.profile import Profile
 
@@ -75,6 +76,8 @@ class Provider:
     """The built-in profile it builds on."""
     endpoints: tuple[Endpoint, ...] = ()
     """Its keys and addresses where it has several; ``api_key`` and ``base_url`` are then those of the first."""
+    limits: Limits = NO_LIMITS
+    """For all requests that go there together."""
 
 
 @dataclass(frozen=True, slots=True)

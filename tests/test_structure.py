@@ -28,16 +28,24 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "profile": {"errors"},
-    "routing": {"errors", "profile"},
+    "access": {"errors"},
+    "routing": {"errors", "profile", "access"},
+    "ledger": {"errors", "profile", "routing"},
     "resilience": {"errors", "profile", "routing"},
-    "config": {"errors", "profile", "routing", "resilience"},
+    "config": {"errors", "profile", "routing", "resilience", "access"},
     "wire": {"errors"},
     "translate": {"errors", "profile", "wire"},
     "adapters": {"errors", "profile", "routing", "translate", "wire"},
-    "reload": {"errors", "profile", "routing", "config"},
+    "reload": {"errors", "profile", "routing", "config", "access"},
     "env_file": {"config"},
-    "server": {"errors", "profile", "routing", "config", "reload", "resilience", "translate", "wire", "adapters"},
-    "cli": {"errors", "profile", "routing", "config", "env_file", "reload", "translate", "wire", "adapters", "server"},
+    "server": {
+        *("errors", "profile", "routing", "config", "reload", "resilience", "translate", "wire", "adapters"),
+        *("access", "ledger"),
+    },
+    "cli": {
+        *("errors", "profile", "routing", "config", "env_file", "reload", "translate", "wire", "adapters", "server"),
+        *("access", "ledger"),
+    },
 }
 ONLY_IN = {
     "aiohttp": {"server"},
@@ -46,8 +54,10 @@ ONLY_IN = {
     "uvloop": {"server"},
     "yaml": {"config"},
     "click": {"cli"},
+    "sqlite3": {"ledger"},
+    "prometheus_client": {"server"},
 }
-PURE = {"wire", "translate", "adapters", "resilience"}
+PURE = {"wire", "translate", "adapters", "resilience", "access"}
 IMPURE = {
     *("asyncio", "concurrent", "datetime", "http", "logging", "multiprocessing", "os", "pathlib", "random"),
     *("secrets", "select", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "uuid"),

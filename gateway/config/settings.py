@@ -7,8 +7,54 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gateway.access.limits import NO_LIMITS, Limits
 from gateway.resilience.policy import RetryPolicy
 from gateway.routing import Provider, RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """``server.tls``: the gateway speaks TLS itself."""
+
+    certificate: str
+    """PEM file, the whole chain; read anew when it changes."""
+    key: str
+    """PEM file."""
+    client_ca: str | None = None
+    """PEM file: only clients with a certificate of this authority are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """``server.admin``: a listener of its own for /metrics, apart from the clients'."""
+
+    port: int
+    host: str = "127.0.0.1"
+    key_names: bool = False
+    """Metrics tell keys apart by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """``server.ledger``: one record for each request."""
+
+    enabled: bool = True
+    file: str | None = None
+    """SQLite; None: usage.db beside providers.yaml."""
+    retention_days: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One section of ``groups``: what its keys have in common."""
+
+    name: str
+    models: tuple[str, ...] | None
+    """The names, or patterns of names, that may be asked for; None: all."""
+    table: RoutingTable
+    """Of the configuration, with the group's own ``routes`` before it."""
+    limits: Limits = NO_LIMITS
+    """For all keys of the group together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +72,17 @@ class ServerSettings:
     """Clients may ask for ``provider/model``."""
     relay: Literal["direct", "session"] = "direct"
     """How requests go up: on the connection itself, or through aiohttp's client (slower; the fallback)."""
+    keys_file: str | None = None
+    """The clients' keys (``gateway keys``); None: keys.yaml beside providers.yaml."""
+    tls: TlsSettings | None = None
+    admin: AdminSettings | None = None
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which clients may call a gateway that listens on loopback, beside localhost."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may ask: values of ``Origin``. None by default."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose ``x-forwarded-for`` is believed."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """How often, and for how long, an upstream that fails is asked again, for all routes."""
 
@@ -38,6 +95,8 @@ class Config:
     table: RoutingTable
     providers: Mapping[str, Provider]
     """By name, in the order of the file; disabled ones (``missing_key``) among them."""
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    """By name."""
     warnings: tuple[str, ...] = ()
     """What is worth knowing and stops nothing, one line each."""
     path: Path | None = None

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TURN_SECONDS = 120
@@ -93,16 +96,85 @@ class ClaudeCode:
         self, prompt: str, *arguments: str, mode: str = "bypassPermissions", model: str = "sonnet", **extra: str
     ) -> Session:
         """``claude -p PROMPT``; ``extra`` are environment variables."""
+        with self.start(prompt, *arguments, mode=mode, model=model, **extra) as running:
+            return running.finished()
+
+    def start(
+        self, prompt: str, *arguments: str, mode: str = "bypassPermissions", model: str = "sonnet", **extra: str
+    ) -> Running:
+        """The same, while it runs."""
         command = [
             str(self.binary), "-p", prompt, "--model", model, "--permission-mode", mode,
             "--output-format", "stream-json", "--verbose", *arguments,
         ]  # fmt: skip
-        environment = self.environment(**extra)
-        done = subprocess.run(
-            command, cwd=self.work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=TURN_SECONDS
-        )
-        lines = [line for line in done.stdout.decode().splitlines() if line.startswith("{")]
-        return Session([json.loads(line) for line in lines], done.returncode, done.stderr.decode())
+        return Running(command, self.environment(**extra), self.work)
+
+
+class Running:
+    """A ``claude -p`` under way. Leaving ends it."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self._until = time.monotonic() + TURN_SECONDS
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._events: list[dict[str, Any]] = []
+        self._stderr = b""
+        self._news = threading.Condition()
+        self._readers = [threading.Thread(target=read) for read in (self._read_events, self._read_stderr)]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join()
+
+    def wait_for(self, holds: Callable[[list[dict[str, Any]]], object]) -> None:
+        """Returns once ``holds`` is true of the events so far. Raises AssertionError when they end, or take too long."""
+        with self._news:
+            while not holds(self._events):
+                assert self._readers[0].is_alive(), self._events[-3:]
+                assert time.monotonic() < self._until, self._events[-3:]
+                self._news.wait(1.0)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def finished(self) -> Session:
+        """What it printed, after its end. Raises subprocess.TimeoutExpired."""
+        exit_code = self._process.wait(max(0.0, self._until - time.monotonic()))
+        for reader in self._readers:
+            reader.join()
+        return Session(self._events, exit_code, self._stderr.decode())
+
+    def _read_events(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                if line.startswith(b"{"):
+                    with self._news:
+                        self._events.append(json.loads(line))
+                        self._news.notify_all()
+
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            self._stderr = stderr.read()
+
+
+def shown(events: list[dict[str, Any]]) -> str:
+    """What was printed of answers bit by bit: text, thoughts and arguments. For ``--include-partial-messages``."""
+    deltas = [event["event"].get("delta", {}) for event in events if event["type"] == "stream_event"]
+    kinds = ("text", "thinking", "partial_json")
+    return "".join(delta[kind] for delta in deltas for kind in kinds if kind in delta)
 
 
 def binary_of(name: str) -> Path | None:

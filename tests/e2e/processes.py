@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 
 from aiohttp import ClientSession, web
 
+from tests.e2e.signing_upstream import EVERY_LANE, SigningUpstream
 from tests.fakes.openai_upstream import KEY
-from tests.fakes.scripted_lanes import LANES, LaneUpstream
 
 PROVIDERS = """\
 providers:
@@ -48,6 +48,7 @@ models:
 """
 START_SECONDS = 20
 REPOSITORY = Path(__file__).resolve().parents[2]
+SERVER_FRONT = Path(__file__).with_name("server_front.py")
 
 
 def lane_model(name: str) -> str:
@@ -58,7 +59,7 @@ def lane_model(name: str) -> str:
 def providers_yaml(url: str) -> str:
     """Plain Chat Completions, and every lane by its preset: all that a user says is the address and the key."""
     providers, models = [], []
-    for lane in LANES.values():
+    for lane in EVERY_LANE.values():
         fields = [f"preset: {lane.provider}", f"base_url: {url}/{lane.name}{lane.base}"]
         fields += ["api: anthropic"] if lane.api == "anthropic" else []
         fields += ['api_key: "${LAB_KEY}"'] if lane.key_header else []
@@ -68,10 +69,10 @@ def providers_yaml(url: str) -> str:
 
 
 class UpstreamThread:
-    """Serves a LaneUpstream on a free loopback port, in an event loop of its own."""
+    """Serves a SigningUpstream on a free loopback port, in an event loop of its own."""
 
     def __init__(self) -> None:
-        self.upstream = LaneUpstream()
+        self.upstream = SigningUpstream()
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -89,6 +90,10 @@ class UpstreamThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(START_SECONDS)
 
+    def release(self, hold: asyncio.Event) -> None:
+        """Lets an answer that waits for ``hold`` go on."""
+        self._loop.call_soon_threadsafe(hold.set)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         runner = web.AppRunner(self.upstream.app(), shutdown_timeout=0, handler_cancellation=True)
@@ -103,11 +108,37 @@ class UpstreamThread:
         self._loop.close()
 
 
-class GatewayProcess:
-    """``gateway serve`` on a free loopback port, its log in a file."""
+class ServerFront:
+    """The process that clients of an upstream know as its server (server_front.py). It can be killed and started."""
 
-    def __init__(self, folder: Path, upstream_url: str) -> None:
+    def __init__(self, upstream_url: str) -> None:
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._upstream_port = upstream_url.rpartition(":")[2]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, mark: str = "") -> None:
+        """Where there is a ``mark``, an answer gets stuck right after it."""
+        command = [sys.executable, str(SERVER_FRONT), str(self.port), self._upstream_port, mark]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"listens\n"
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+class GatewayProcess:
+    """``gateway serve OPTIONS`` on ``port``, or a free one, of the loopback interface; its log in a file."""
+
+    def __init__(self, folder: Path, upstream_url: str, *options: str, port: int | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self.port = port or free_port()
+        self._options = options
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "gateway.log"
         self.config_file = folder / "providers.yaml"
@@ -115,7 +146,7 @@ class GatewayProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [*_command(), "serve", "--config", str(self.config_file), "--port", str(self.port)]
+        command = [*_command(), "serve", "--config", str(self.config_file), "--port", str(self.port), *self._options]
         environment = {**os.environ, "LAB_KEY": KEY, "PYTHONUNBUFFERED": "1"}
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -128,12 +159,22 @@ class GatewayProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process is not None
-        self._process.terminate()
+        self.terminate()
         try:
-            self._process.wait(START_SECONDS)
+            self.exit_status()
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise
+
+    def terminate(self) -> None:
+        """SIGTERM, unless it has ended already."""
+        assert self._process is not None
+        self._process.terminate()
+
+    def exit_status(self) -> int:
+        """Waits for the end."""
+        assert self._process is not None
+        return self._process.wait(START_SECONDS)
 
     async def _answering(self) -> None:
         assert self._process is not None
@@ -141,11 +182,14 @@ class GatewayProcess:
         async with ClientSession() as session:
             while time.monotonic() < until and self._process.poll() is None:
                 try:
-                    async with session.get(f"{self.url}/healthz") as response:
-                        if response.status == 200:
-                            return
+                    # Another gateway may have answered already where the port is shared.
+                    if self.url in self.log():
+                        async with session.get(f"{self.url}/healthz") as response:
+                            if response.status == 200:
+                                return
                 except OSError:
-                    await asyncio.sleep(0.05)
+                    pass
+                await asyncio.sleep(0.05)
         raise RuntimeError(f"the gateway does not answer:\n{self.log()}")
 
     def wait_until_served_by(self, model: str, target: str) -> None:
@@ -158,6 +202,14 @@ class GatewayProcess:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{model} does not go to {target}:\n{self.log()}")
+
+    def wait_until_logged(self, text: str) -> None:
+        """Raises RuntimeError with the log."""
+        until = time.monotonic() + START_SECONDS
+        while text not in self.log():
+            if time.monotonic() > until:
+                raise RuntimeError(f"the log never says {text!r}:\n{self.log()}")
+            time.sleep(0.02)
 
     def log(self, start: int = 0) -> str:
         """The log from a byte offset on."""

@@ -80,6 +80,10 @@ class StreamTranslator(Protocol):
         """The upstream ended: the closing events. Raises UpstreamProtocolError if it ended too early."""
         ...
 
+    def keep_alive(self) -> bytes:
+        """A whole event that adds nothing to the answer, for clients that take pings for silence; may be empty."""
+        ...
+
 
 class Adapter(Protocol):
     """One upstream API."""

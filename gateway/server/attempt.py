@@ -71,7 +71,7 @@ async def ask(exchange: Exchange) -> UpstreamAnswer:
     if answer.status != 200:
         error, change = await _refusal(exchange, answer)
         try:
-            if change is None:
+            if change is None or exchange.kept_alive:
                 raise error
         finally:
             del error  # its traceback holds this frame, and this frame the exchange

@@ -3,7 +3,9 @@
 Rules:
 * The status line is held until the first content, so that an early failure is a true HTTP error; after
   ``ping_interval`` seconds of silence it is sent all the same, with a ping.
-* A client never hears longer silence than that. Pings stand between events, never inside one.
+* A client never hears longer silence than that. Pings stand between events, never inside one. After
+  EVENT_SECONDS of nothing but pings comes an event that adds nothing: Claude Code takes pings for silence, and
+  gives up after some 300 s (client.md, row 6).
 * What one upstream read brought leaves in one write, the head before it and the end behind it included.
   Everything goes to the transport itself: no await for an event; to aiohttp the answer is already written.
 * A client that does not read is told about once (``write`` returns False), and costs no more memory than
@@ -30,6 +32,7 @@ STREAM_HEADERS = {
     "server": SERVER_NAME,
 }
 _STREAM_LINES = "".join([f"{name}: {value}\r\n" for name, value in STREAM_HEADERS.items()])
+EVENT_SECONDS = 240.0
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -59,7 +62,14 @@ class WrittenStream(web.StreamResponse):
 class ClientStream:
     """One object per streaming request (the Sink of relay.py)."""
 
-    def __init__(self, request: web.Request, headers: Mapping[str, str], ping_interval: float) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        headers: Mapping[str, str],
+        ping_interval: float,
+        keep_alive: Callable[[], bytes] = bytes,
+    ) -> None:
+        """``keep_alive`` makes an event that adds nothing, or b"" where none can be made."""
         self.headers = headers
         """Sent with the status line, beside STREAM_HEADERS; what is added later than that is lost."""
         self.on_room: Callable[[], None] | None = None
@@ -72,14 +82,15 @@ class ClientStream:
         self._ended = self._gone = False
         self._interval = ping_interval
         self._loop = asyncio.get_running_loop()
-        self._last_write = self._loop.time()
+        self._keep_alive = keep_alive
+        self._last_event = self._last_ping = self._loop.time()
         self._waiter: asyncio.Task[None] | None = None
         """Waits for room."""
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(ping_interval, self._ping)
 
     def write(self, data: bytes, last: bool = False) -> bool:
         """Whole events, the ``last`` ones or not. False when the client does not read as fast as that."""
-        self._last_write = self._loop.time()
+        self._last_event = self._loop.time()
         if self._chunked:
             data = b"%x\r\n%b\r\n%b" % (len(data), data, _LAST_CHUNK if last else b"")
         return self._send(data, last)
@@ -145,12 +156,16 @@ class ClientStream:
             self.on_room()
 
     def _ping(self) -> None:
-        silence = self._loop.time() - self._last_write
+        now = self._loop.time()
+        silence = now - max(self._last_event, self._last_ping)
         if silence >= self._interval:
-            silence = 0.0
+            silence, self._last_ping = 0.0, now
             # Who does not read needs no sign of life.
             if not self._protocol.writing_paused:
-                self.write(PING)
+                event = self._keep_alive() if now - self._last_event >= EVENT_SECONDS else b""
+                last_event = now if event else self._last_event
+                self.write(event or PING)
+                self._last_event = last_event
         self._timer = self._loop.call_later(self._interval - silence, self._ping)
 
 

@@ -48,6 +48,8 @@ class Exchange:
     """What a successful answer says about itself."""
     needs_new_connection: bool = False
     """One that was kept open has failed."""
+    kept_alive: bool = False
+    """The client got an event that adds nothing: from now on there is no other attempt either."""
     first_output: float | None = None
     delivered: bool = False
     """The client has the whole answer; that it leaves then is no news."""

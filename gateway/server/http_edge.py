@@ -4,11 +4,13 @@ Rules:
 * Malformed requests are refused and the connection closed.
 * A head must be whole HEADER_SECONDS after its first byte, and the first one after the connection was made:
   who sends a byte now and then holds no place for ever (H1). The body's clock is in handlers.py.
+* A client that takes no byte of its answer for STUCK_SECONDS is cut; one that takes some, however slowly, is not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 
 from aiohttp import web
@@ -18,8 +20,11 @@ from gateway.errors import GatewayError, InternalError, InvalidRequest
 from gateway.server.app import error_response
 from gateway.server.state import new_id
 
+log = logging.getLogger("gateway")
+
 LAST_WORD_SECONDS = 0.1
 HEADER_SECONDS = 10.0
+STUCK_SECONDS = 60.0
 
 HANDLER_OPTIONS = {
     "keepalive_timeout": 75.0,
@@ -48,12 +53,13 @@ class LastWord(web.Response):
 class EnvelopeRequestHandler(RequestHandler):
     """aiohttp's connection handler, with our errors, and a clock for heads."""
 
-    __slots__ = ("_head_clock",)
+    __slots__ = ("_head_clock", "_stuck_clock")
 
     _head_clock: asyncio.TimerHandle | None
+    _stuck_clock: asyncio.TimerHandle | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._head_clock = None
+        self._head_clock = self._stuck_clock = None
         super().connection_made(transport)
         self._expect_head()
 
@@ -66,8 +72,17 @@ class EnvelopeRequestHandler(RequestHandler):
             # Nobody works on a request whose body this could be.
             self._expect_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._forget_reader()
+        super().resume_writing()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
+        self._forget_reader()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
@@ -77,6 +92,26 @@ class EnvelopeRequestHandler(RequestHandler):
         if self._head_clock is not None:
             self._head_clock.cancel()
             self._head_clock = None
+
+    def _watch_reader(self) -> None:
+        self._forget_reader()
+        if self.transport is not None:
+            waiting = self.transport.get_write_buffer_size()
+            self._stuck_clock = self._loop.call_later(STUCK_SECONDS, self._look_at_reader, waiting)
+
+    def _look_at_reader(self, waiting: int) -> None:
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() < waiting:
+            self._watch_reader()
+        else:
+            log.info("a client took no byte of its answer for %g s: cut", STUCK_SECONDS)
+            self.transport.abort()
+
+    def _forget_reader(self) -> None:
+        if self._stuck_clock is not None:
+            self._stuck_clock.cancel()
+            self._stuck_clock = None
 
     def handle_error(
         self,

@@ -88,7 +88,9 @@ def _session(body: dict[str, Any], request_id: str) -> str:
 
 
 async def _stream(exchange: Exchange) -> web.StreamResponse:
-    stream = ClientStream(exchange.client, exchange.headers, exchange.state.ping_interval)
+    stream = ClientStream(
+        exchange.client, exchange.headers, exchange.state.ping_interval, lambda: _keep_alive(exchange)
+    )
     try:
         try:
             await _answer(exchange, stream)
@@ -132,11 +134,13 @@ async def _attempt(exchange: Exchange, sink: Sink) -> bool:
     try:
         await _relay(exchange, sink)
     except StaleConnection:
+        if exchange.kept_alive:
+            raise
         exchange.attempts.went_stale()
         exchange.needs_new_connection = True
         aim(exchange, exchange.attempt)
     except GatewayError as error:
-        if exchange.first_output is not None:
+        if exchange.first_output is not None or exchange.kept_alive:
             raise
         await _try_again(exchange, error)
     else:
@@ -182,6 +186,14 @@ async def _try_again(exchange: Exchange, error: GatewayError) -> None:
             # For this target; the one before it could take the request.
             unfit.scope = "target"
             error = unfit
+
+
+def _keep_alive(exchange: Exchange) -> bytes:
+    """An event that adds nothing. Another attempt could not go on from it."""
+    make = getattr(exchange.translator, "keep_alive", bytes)  # an adapter of others may be older
+    event: bytes = make()
+    exchange.kept_alive |= bool(event)
+    return event
 
 
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:

@@ -66,6 +66,12 @@ class AnswerText(StreamReader):
         self._waiting = False
         """Some text may wait for what follows it."""
 
+    def keep_alive(self) -> bytes:
+        """A whole event that adds nothing to the answer."""
+        if not self.complete:
+            self._writer.keep_alive()
+        return self._take()
+
     # -- for subclasses --------------------------------------------------------------------------------
 
     def _think_in_tags(self, text: str) -> None:

@@ -47,6 +47,14 @@ _DELTAS: dict[str, tuple[str | None, str | None]] = {
 """Delta -> (the only block type it fits, its field that is a string); None: any, none."""
 
 
+_EMPTY_DELTAS: dict[str, JSON] = {
+    "text": {"type": "text_delta", "text": ""},
+    "thinking": {"type": "thinking_delta", "thinking": ""},
+    "tool_use": {"type": "input_json_delta", "partial_json": ""},
+    "server_tool_use": {"type": "input_json_delta", "partial_json": ""},
+}
+"""Block type -> a delta that adds nothing to it."""
+
 _ANY = (None, None)
 
 
@@ -59,8 +67,10 @@ class PassthroughTranslator(StreamReader):
         "_estimate",
         "_first_party",
         "_index",
+        "_late_start",
         "_message_id",
         "_open",
+        "_own_block",
         "_start",
         "_started",
         "_stops",
@@ -90,10 +100,28 @@ class PassthroughTranslator(StreamReader):
         self._index = 0
         self._open: tuple[int, str] | None = None
         """(the upstream's index, type) of the open block."""
+        self._own_block = False
+        """A block of ours is open, which keeps the client listening."""
+        self._late_start = False
+        """``message_start`` came when ours was written already."""
         self._tool_ids: set[str] = set()
         self._whole_input: JSON | None = None
         """The input that stood in a tool call's start, as long as no delta came."""
         self._delta_seen = False
+
+    def keep_alive(self) -> bytes:
+        """An empty delta of the open block; where there is none, in a thinking block of our own."""
+        if self._delta_seen:
+            return b""
+        if self._open is None and not self._own_block:
+            self._begin()
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            self._write({"type": "content_block_start", "index": self._index, "content_block": block}, b"")
+            self._own_block = True
+        delta = _EMPTY_DELTAS.get("thinking" if self._open is None else self._open[1])
+        if delta is not None:
+            self._write_delta(delta)
+        return self._take()
 
     def _json_body(self, body: Any) -> None:
         error = find_error(body) if isinstance(body, dict) else None
@@ -136,7 +164,8 @@ class PassthroughTranslator(StreamReader):
 
     def _message_start(self, event: JSON, payload: bytes) -> None:
         message = event.get("message")
-        if self._start is not None or self._started or not isinstance(message, dict):
+        self._late_start = self._own_block
+        if self._start is not None or self._started is not self._late_start or not isinstance(message, dict):
             raise self._wrong("a message_start out of turn")
         ours = message_start(self._message_id, self._context.asked, self._estimate)["message"]
         reported = message.get("usage")
@@ -173,6 +202,7 @@ class PassthroughTranslator(StreamReader):
                 event, payload = {**event, "content_block": block}, b""
         self._open = (index, kind)
         self._begin()
+        self._end_own_block()
         early = block.get(kind) if kind in _DELTA_OF else None
         given = block.get("input") if kind == "tool_use" else None
         if early or given or (kind == "tool_use" and "input" not in block):
@@ -224,11 +254,14 @@ class PassthroughTranslator(StreamReader):
         if not isinstance(delta.get("stop_reason"), str):
             raise self._wrong("a message_delta without a stop_reason")
         self._begin()
+        self._end_own_block()
         self._delta_seen = True
         self.stop_reason = reason = _stop_reason(delta, bool(self._tool_ids))
         reported = event.get("usage") if isinstance(event.get("usage"), dict) else {}
         self.usage = from_anthropic(reported, self.usage)
         usage = {**(reported or {}), "output_tokens": max(1, self.usage.output_tokens)}
+        if self._late_start:
+            usage = {**self.usage.to_wire(), **usage}
         wire = {**event, "delta": {"stop_sequence": None, **delta, "stop_reason": reason}, "usage": usage}
         self._drop_safeguards(wire)
         self._drop_safeguards(wire["delta"])
@@ -253,6 +286,12 @@ class PassthroughTranslator(StreamReader):
         self._started = True
         start = self._start or message_start(self._message_id, self._context.asked, self._estimate)
         self._out.append(encode_event("message_start", dumps(start)))
+
+    def _end_own_block(self) -> None:
+        if self._own_block:
+            self._write({"type": "content_block_stop", "index": self._index}, b"")
+            self._own_block = False
+            self._index += 1
 
     def _write(self, event: JSON, payload: bytes) -> None:
         """A block's event: as it came, or anew where ``payload`` is empty or the index is not ours."""

@@ -116,6 +116,10 @@ class StreamReader:
             raise
         return self._take()
 
+    def keep_alive(self) -> bytes:
+        """A whole event that adds nothing; none here."""
+        return b""
+
     def _fail(self, error: GatewayError) -> bytes:
         self.complete = True
         self._failure = error

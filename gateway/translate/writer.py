@@ -211,7 +211,8 @@ class MessageStreamWriter:
         if self._ended:
             raise AssertionError("finish is called once")
         self._ended = True
-        self._flush_held()
+        while self._held:
+            self._write(self._held.popleft())
         self._close()
         self._start()
         usage = self._usage or Usage(
@@ -225,6 +226,14 @@ class MessageStreamWriter:
         self.out.append(encode_event("message_delta", dumps(delta)))
         self.out.append(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
         return usage
+
+    def keep_alive(self) -> None:
+        """A delta without content; where no block is open, in a thinking block that begins with it."""
+        if self._ended or self._blanks is not None:
+            return
+        if self._open is None:
+            self._open_block("thinking", _EMPTY_BLOCK["thinking"])
+        self.out += (self._delta_head, b'""', _DELTA_END)
 
     def take(self) -> bytes:
         """The events since the last call."""
@@ -271,10 +280,6 @@ class MessageStreamWriter:
             self._write(self._held.popleft())
         if not self._held:
             self._waiting = 0
-
-    def _flush_held(self) -> None:
-        while self._held:
-            self._write(self._held.popleft())
 
     # -- blocks ------------------------------------------------------------------------------------------
 

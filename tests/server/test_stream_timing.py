@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server import relay
+from gateway.server import client_stream, relay
 from tests.server.faulty_upstream import (
     ANTHROPIC_END,
     CHAT_END,
@@ -16,6 +16,7 @@ from tests.server.faulty_upstream import (
     beginning,
     chat_event,
     chat_texts,
+    reply,
     stream,
     whole,
 )
@@ -78,6 +79,56 @@ async def test_a_waiting_client_hears_pings(
     reading = reply.reading()
     assert reading.finished
     assert reading.content[0]["text"] == "Hi"
+
+
+@pytest.mark.parametrize(("before", "after"), SILENCES.values(), ids=SILENCES)
+async def test_a_client_that_takes_pings_for_silence_gets_an_event(
+    upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch, before: list[bytes] | None, after: list[bytes]
+) -> None:
+    monkeypatch.setattr(client_stream, "EVENT_SECONDS", 0.08)
+    gate = upstream.gate()
+    script = upstream.script(silent(gate, before, after))
+    async with (
+        gateway_in_process(CONFIG.format(url=upstream.url), ping_interval=0.02) as gateway,
+        open_stream(gateway, f"lab/{script.model}") as response,
+    ):
+        received = b""
+        for _ in range(3):
+            received += await read_until(response, b'":""}}')
+        gate.open()
+        reply = Reply(response.status, response.headers, received + await response.read())
+    assert b"event: ping" in received
+    reading = reply.reading()
+    assert reading.finished
+    assert [block["text"] for block in reading.content if block["type"] == "text"] == ["Hi"]
+    assert [block["thinking"] for block in reading.content if block["type"] == "thinking"] in ([], [""])
+
+
+@pytest.mark.parametrize("refusal", [503, 400])
+async def test_after_such_an_event_no_other_attempt_is_made(
+    upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    """A second ``message_start`` would follow the first."""
+    monkeypatch.setattr(client_stream, "EVENT_SECONDS", 0.04)
+    gate = upstream.gate()
+
+    async def answer(connection: Connection) -> None:
+        await gate.wait()
+        message = b'{"error": {"message": "Unsupported parameter: \'temperature\' is not supported."}}'
+        await reply(refusal, {}, message)(connection)
+
+    script = upstream.script(answer)
+    async with (
+        gateway_in_process(CONFIG.format(url=upstream.url), ping_interval=0.02) as gateway,
+        open_stream(gateway, f"lab/{script.model}", temperature=0.5) as response,
+    ):
+        received = await read_until(response, b'":""}}')
+        gate.open()
+        answered = Reply(response.status, response.headers, received + await response.read())
+    reading = answered.reading()
+    assert reading.error is not None
+    assert [block["type"] for block in reading.content] == ["thinking"]
+    assert len(script.visits) == 1
 
 
 async def test_after_a_ping_a_failure_is_an_event(upstream: FaultyUpstream) -> None:

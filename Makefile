@@ -11,9 +11,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 LOCK   := .e2e/lock
 LLAMA  := .e2e/llamacpp
 NEWEST := .e2e/aiohttp
+RELEASE := .e2e/release
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench benchstart guard newest lock clean
+.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench benchstart guard newest wheel audit sbom lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -75,6 +76,23 @@ scale: $(VENV)/.installed ## how cost grows; the figures and pictures of docs/pe
 guard: $(VENV)/.installed ## CPU time against a fixed program's; fails when it grew by more than a third
 	$(BIN)/python -m bench.guard $(ARGS)
 
+wheel: $(VENV)/.installed ## the package, dist/*.whl, from this checkout and without the network
+	PYTHONPATH=$(VENV)/build $(PIP) wheel --no-deps --no-index --no-build-isolation --wheel-dir dist .
+
+# Without --strict, what could not be looked up would count as clean.
+audit: $(RELEASE)/.installed ## known vulnerabilities in what users install (asks PyPI)
+	$(RELEASE)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+	  -r requirements/run.txt -r requirements/build.txt
+
+# Of an environment with nothing else in it, for licences and who needs whom.
+sbom: $(RELEASE)/.installed ## what a release is made of: dist/messages-gateway.cdx.json (CycloneDX)
+	rm -rf $(RELEASE)/run
+	$(BIN)/python -m venv --without-pip $(RELEASE)/run
+	$(PIP) --python $(RELEASE)/run/bin/python install --require-hashes --no-deps -r requirements/run.txt
+	mkdir -p dist
+	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+	  --output-file dist/messages-gateway.cdx.json $(RELEASE)/run/bin/python
+
 # Build tools go beside the environment, not into it: what runs is what requirements/run.txt names.
 $(VENV)/.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.made
 	$(PIP) install --require-hashes --no-deps -r requirements/run.txt
@@ -91,6 +109,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 $(LLAMA)/.installed: requirements/llamacpp.txt | $(VENV)/.made
 	rm -rf $(LLAMA)
 	$(PIP) install --require-hashes --no-deps --only-binary :all: --target $(LLAMA) -r requirements/llamacpp.txt
+	@touch $@
+
+$(RELEASE)/.installed: requirements/release.txt | $(VENV)/.made
+	rm -rf $(RELEASE)
+	$(BIN)/python -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check --no-input --quiet install --require-hashes --no-deps -r requirements/release.txt
 	@touch $@
 
 $(VENV)/.made:
@@ -114,6 +138,7 @@ lock: $(VENV)/.made ## write requirements/*.txt anew from pyproject.toml
 	compile pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt; \
 	compile --group sdk --constraint requirements/dev.txt --output-file requirements/sdk.txt; \
 	compile --group llamacpp --no-deps --output-file requirements/llamacpp.txt; \
+	compile --group release --output-file requirements/release.txt; \
 	compile --group build --output-file requirements/build.txt
 
 clean: ## remove what make made

@@ -98,7 +98,8 @@ def sentence(name: str, value: Any) -> str:
 
 def field_docs() -> dict[str, str]:
     """Field of Profile -> the first line of its documentation."""
-    (body,) = (node for node in ast.parse(inspect.getsource(gateway.profile)).body if isinstance(node, ast.ClassDef))
+    module = ast.parse(inspect.getsource(gateway.profile))
+    (body,) = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Profile")
     docs = {}
     for item, after in pairwise(body.body):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(after, ast.Expr):

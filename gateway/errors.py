@@ -48,6 +48,8 @@ class GatewayError(Exception):
     default_should_retry: ClassVar[bool | None] = None
     scope: Scope = "request"
     """Of the class; an error that knows better says so itself."""
+    quoted: str = ""
+    """What of the message is an upstream's own words: they may repeat a prompt, and prompts are not logged."""
 
     def __init__(
         self,
@@ -64,6 +66,11 @@ class GatewayError(Exception):
         self.status = status or self.default_status
         self.retry_after = retry_after
         self.should_retry = self.default_should_retry if should_retry is None else should_retry
+
+    @property
+    def logged(self) -> str:
+        """The message as the log may have it."""
+        return self.message.replace(self.quoted, "[its words: --log-level debug]") if self.quoted else self.message
 
     def envelope(self, request_id: str) -> bytes:
         """The JSON body of an HTTP error and of an SSE ``error`` event (Anthropic's shape)."""
@@ -126,7 +133,7 @@ class BillingRefused(GatewayError):
 class BudgetSpent(BillingRefused):
     """What this gateway lets a key, a group or a provider spend is spent; ``scope`` says whose it is."""
 
-    scope = "request"
+    scope: Scope = "request"
 
 
 class PermissionDenied(GatewayError):
@@ -178,7 +185,7 @@ class RateLimited(GatewayError):
 class LimitReached(RateLimited):
     """What this gateway lets a key, a group or a provider take for now is taken; ``scope`` says whose it is."""
 
-    scope = "request"
+    scope: Scope = "request"
 
 
 class InternalError(GatewayError):

@@ -9,9 +9,10 @@ Rules:
 """
 
 # No ``from __future__ import annotations``: the configuration reads the types of the fields at every start.
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 APIS = ("openai-chat", "openai-responses", "ollama", "anthropic", "echo")
 """The upstream APIs that ship with the gateway; others register in the entry-point group ``gateway.adapters``."""
@@ -30,6 +31,34 @@ ErrorKind = Literal[
     "overloaded_error",
 ]
 """What an upstream's error code can mean: a type of Anthropic's, or one of the two special cases in errors.py."""
+
+
+_AMOUNT = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,6}))?")
+
+
+class Dollars(int):
+    """US dollars for a million tokens, which is as many whole pico-dollars for a token: money is never a float."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """``0.275``: up to six digits on each side. Raises ValueError with words for the user."""
+        found = _AMOUNT.fullmatch(text.strip())
+        if found is None:
+            raise ValueError("expected US dollars for a million tokens, like 0.275")
+        return cls(found[1] + (found[2] or "").ljust(6, "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the tokens of a model cost."""
+
+    input: Dollars
+    output: Dollars
+    """With reasoning."""
+    cache_read: Dollars | None = None
+    """None: as ``input``."""
+    cache_write: Dollars | None = None
+    """None: as ``input``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +96,8 @@ class Profile:
     """How many requests this model gets at a time; the others wait, each client in its turn. None: no limit."""
     queue_timeout: float = 10.0
     """Seconds that a request waits for its turn, where ``max_concurrency`` is set."""
+    price: Price | None = None
+    """What tokens cost here, in US dollars for a million; None: by the built-in table, where that knows the model."""
 
     # -- request: parameters -----------------------------------------------------------------------
     max_tokens_field: str = "max_tokens"

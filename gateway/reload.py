@@ -1,34 +1,34 @@
-"""Watches providers.yaml and what it is made from, and builds a new configuration when one of them changed.
+"""Watches providers.yaml, what it is made from, and the clients' keys; says in words what a change changed.
 
 Rules:
-* Synchronous and without a clock: the server calls ``poll`` again and again (every half second) in a
-  thread, and swaps what it gets with one assignment.
 * Watched are the file itself, the files it names by ``${file:…}``, and the environment file. The variables
   of the process itself cannot change while it runs.
-* A change is taken up when two polls in a row see the same state of the file, so that a file which is
-  being written is not read half. A file that never comes to rest is read at every fourth poll.
-* A bad, unreadable or deleted file is reported once and changes nothing: who polls keeps the old table.
-* The same bytes again are no change.
+* The keys have a watch of their own: a mistake in providers.yaml must not keep a revoked key open. A key file
+  that is deleted changes nothing, for it would open the gateway to everybody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from hashlib import sha256
 from pathlib import Path
 
-from gateway.config import Config, ConfigError, load
+from gateway.access.key_ring import KeyRing
+from gateway.access.limit_words import in_words
+from gateway.access.limits import Limits
+from gateway.config import Config, ServerSettings, load
+from gateway.config.key_file import load as load_keys
+from gateway.config.mistakes import NOWHERE, Mistakes
+from gateway.config.settings import Group
+from gateway.file_watch import Watch
 from gateway.profile import APIS, Profile
-from gateway.routing import Route, Target
+from gateway.routing import Route, RoutingTable, Target
 
-PATIENCE = 4
-"""Polls after which a file that keeps changing is read all the same."""
-
-_State = tuple[tuple[int, int, int, int] | None, ...]
+_AFTER_RESTART = ("host", "port", "max_body_bytes", "keys_file", "tls", "ledger")
+_AT_ONCE = ("token", "retry", "relay", "allowed_hosts", "allowed_origins", "trusted_proxies")
 
 
-class Reloader:
-    """The watch on one file, on the files that it names by ``${file:…}``, and on those that ``env`` reads."""
+class Reloader(Watch[Config]):
+    """The watch on providers.yaml, on the files that it names by ``${file:…}``, and on those that ``env`` reads."""
 
     def __init__(
         self,
@@ -39,93 +39,122 @@ class Reloader:
     ) -> None:
         """``env`` gives the variables at the time of each load, from ``env_files`` among others; it may raise
         ConfigError."""
-        self._path = path
+        super().__init__(path, env_files)
         self._env = env
         self._apis = apis
-        self._env_files = tuple(env_files)
-        self._watched: tuple[Path, ...] = tuple(dict.fromkeys((path, *env_files)))
-        self._seen: _State = ()
-        self._pending: _State | None = None
-        self._waited = 0
-        self._digests: Mapping[Path, bytes] = {}
         self.secrets: frozenset[str] = frozenset()
         """Every secret that was in force since the start; a running request may still hold an old one."""
-        self.stale = False
-        """The file on disk is not what is in use: the last load failed."""
 
-    def start(self) -> Config:
-        """The first load. Raises ConfigError."""
-        result = self.reload()
-        if isinstance(result, ConfigError):
-            raise result
-        return result
-
-    def poll(self) -> Config | ConfigError | None:
-        """A new configuration, the reason why there is none, or None: nothing changed."""
-        state = self._state()
-        if state == self._seen:
-            self._pending, self._waited = None, 0
-            return None
-        if state != self._pending and self._waited < PATIENCE - 1:
-            self._pending, self._waited = state, self._waited + 1
-            return None
-        if not self.stale and _digests(self._watched) == self._digests:
-            self._seen, self._pending, self._waited = state, None, 0
-            return None
-        return self.reload()
-
-    def reload(self) -> Config | ConfigError:
-        """A load whether or not anything changed (for SIGHUP)."""
-        # Both are taken before the load: a change during it is seen by the next poll.
-        self._seen, self._pending, self._waited = self._state(), None, 0
-        digests = _digests(self._watched)
-        try:
-            config = load(self._path, self._env(), self._apis)
-        except ConfigError as error:
-            self.stale = True
-            return error
-        self._accept(config, digests)
+    def load(self) -> Config:
+        """The configuration. Raises ConfigError."""
+        config = load(self.path, self._env(), self._apis)
+        self.secrets |= config.secrets
         return config
 
-    def _accept(self, config: Config, digests: Mapping[Path, bytes]) -> None:
-        self.stale = False
-        self.secrets |= config.secrets
-        watched = tuple(dict.fromkeys((self._path, *self._env_files, *config.files)))
-        if watched != self._watched:
-            known = dict(zip(self._watched, self._seen, strict=True))
-            self._watched = watched
-            self._seen = tuple(known[file] if file in known else _file_state(file) for file in watched)
-        self._digests = {file: digests[file] if file in digests else _file_digest(file) for file in watched}
+    def files_of(self, loaded: Config) -> Collection[Path]:
+        """Those that ``${file:…}`` names."""
+        return loaded.files
 
-    def _state(self) -> _State:
-        return tuple(map(_file_state, self._watched))
+
+class KeyReloader(Watch[KeyRing]):
+    """The watch on keys.yaml."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._was_there = False
+
+    def load(self) -> KeyRing:
+        """The keys. Raises ConfigError."""
+        ring = load_keys(self.path)
+        if self._was_there and not ring.required:
+            raise Mistakes(str(self.path)).error(NOWHERE, "the file is gone; its keys stay as they were")
+        self._was_there = ring.required
+        return ring
+
+
+def describe_key_change(old: KeyRing, new: KeyRing) -> list[str]:
+    """The same for the clients' keys."""
+    before, after = ({key.name: key for key in ring.keys} for ring in (old, new))
+    lines = []
+    for name in dict.fromkeys((*before, *after)):
+        was, now = before.get(name), after.get(name)
+        if was is None or now is None:
+            lines.append(f"key {name}: {'added' if was is None else 'revoked'}")
+        elif was != now:
+            what = "disabled" if now.disabled else "enabled" if was.disabled else "changed"
+            lines.append(f"key {name}: {what if was.disabled != now.disabled else 'changed'}")
+    return lines
 
 
 def describe_change(old: Config, new: Config) -> list[str]:
     """What a reload changed, in words, one line each; no secret among them."""
-    lines = [
-        f"server.{name} changed: takes effect after a restart"
-        for name in ("host", "port", "max_body_bytes")
-        if getattr(old.server, name) != getattr(new.server, name)
-    ]
-    lines += [
-        f"server.{name} changed"
-        for name in ("token", "retry")
-        if getattr(old.server, name) != getattr(new.server, name)
-    ]
-    lines += _provider_changes(old, new)
-    before, after = _routes(old), _routes(new)
+    lines = [*_server_changes(old.server, new.server), *_provider_changes(old, new)]
+    before, after = _routes(old.table), _routes(new.table)
     for name in dict.fromkeys((*before, *after)):
-        was, now = before.get(name), after.get(name)
-        if _targets(was) != _targets(now):
-            lines.append(f"{name}: {_targets(was)} → {_targets(now)}")
-        elif was and now and _profiles(was) != _profiles(now):
-            lines.append(f"{name}: {_targets(now)} with other settings")
+        lines += _route_change(name, before.get(name), after.get(name))
     if old.server.direct_models != new.server.direct_models:
         lines.append(f"provider/model by clients: {'allowed' if new.server.direct_models else 'not allowed'}")
     if [name for name in before if name in after] != [name for name in after if name in before]:
         lines.append("the order of the names changed")
+    return lines + _group_changes(old, new)
+
+
+def _server_changes(old: ServerSettings, new: ServerSettings) -> list[str]:
+    lines = [
+        f"server.{name} changed{': takes effect after a restart' if name in _AFTER_RESTART else ''}"
+        for name in (*_AFTER_RESTART, *_AT_ONCE)
+        if getattr(old, name) != getattr(new, name)
+    ]
+    before, after = _listener(old), _listener(new)
+    if before != after:
+        lines.append("server.admin changed: takes effect after a restart")
+    elif old.admin != new.admin:
+        lines.append("server.admin.key_names changed")
     return lines
+
+
+def _listener(server: ServerSettings) -> tuple[str, int] | None:
+    return (server.admin.host, server.admin.port) if server.admin else None
+
+
+def _route_change(name: str, was: Route | None, now: Route | None, absent: str = "nothing") -> list[str]:
+    before, after = _targets(was) if was else absent, _targets(now) if now else absent
+    if before != after:
+        return [f"{name}: {before} → {after}"]
+    if was and now and _profiles(was) != _profiles(now):
+        return [f"{name}: {after} with other settings"]
+    return []
+
+
+def _group_changes(old: Config, new: Config) -> list[str]:
+    lines: list[str] = []
+    for name in dict.fromkeys((*old.groups, *new.groups)):
+        was, now = old.groups.get(name), new.groups.get(name)
+        if was is None or now is None:
+            lines.append(f"group {name}: {'added' if was is None else 'removed'}")
+            continue
+        if was.models != now.models:
+            lines.append(f"group {name} may ask for: {_names(was.models)} → {_names(now.models)}")
+        if was.limits != now.limits:
+            lines.append(f"group {name}: {_limits(was.limits)} → {_limits(now.limits)}")
+        before, after = _own_routes(was, old), _own_routes(now, new)
+        for asked in dict.fromkeys((*before, *after)):
+            lines += _route_change(f"group {name}: {asked}", before.get(asked), after.get(asked), "as for all")
+    return lines
+
+
+def _own_routes(group: Group, config: Config) -> dict[str, Route]:
+    """Those that are not the configuration's."""
+    shared = _routes(config.table)
+    return {name: route for name, route in _routes(group.table).items() if route is not shared.get(name)}
+
+
+def _names(models: tuple[str, ...] | None) -> str:
+    return "everything" if models is None else ", ".join(models)
+
+
+def _limits(limits: Limits) -> str:
+    return in_words(limits) or "no limits"
 
 
 def _provider_changes(old: Config, new: Config) -> list[str]:
@@ -145,16 +174,16 @@ def _provider_changes(old: Config, new: Config) -> list[str]:
                 lines.append(f"provider {name}: other keys or addresses")
             elif not same_place:
                 lines.append(f"provider {name}: another address")
+            if was.limits != now.limits:
+                lines.append(f"provider {name}: {_limits(was.limits)} → {_limits(now.limits)}")
     return lines
 
 
-def _routes(config: Config) -> dict[str, Route]:
-    return {**config.table.routes, **dict(config.table.patterns)}
+def _routes(table: RoutingTable) -> dict[str, Route]:
+    return {**table.routes, **dict(table.patterns)}
 
 
-def _targets(route: Route | None) -> str:
-    if route is None:
-        return "nothing"
+def _targets(route: Route) -> str:
     names = ", ".join(map(_name, route.targets))
     return f"{names}; on overflow: {', '.join(map(_name, route.on_overflow))}" if route.on_overflow else names
 
@@ -165,27 +194,3 @@ def _profiles(route: Route) -> list[Profile]:
 
 def _name(target: Target) -> str:
     return target.name
-
-
-def _file_state(path: Path) -> tuple[int, int, int, int] | None:
-    """Follows links: another target is another state. None: not there."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return None
-    return state.st_mtime_ns, state.st_size, state.st_ino, state.st_dev
-
-
-def _digests(paths: Collection[Path]) -> dict[Path, bytes]:
-    """A digest of each file; they are small by the loader's own limits."""
-    return {path: _file_digest(path) for path in paths}
-
-
-def _file_digest(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            return b"-"
-        with path.open("rb") as stream:
-            return sha256(stream.read(2 << 20)).digest()
-    except OSError:
-        return b"-"

@@ -8,14 +8,15 @@ characters is nobody's:
 4. ``provider/model``, if the configuration allows clients to spell it;
 5. ``default``;
 6. NotFound, with the names that exist.
+In a group's table the first three are asked of its own routes, and then of the configuration's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from typing import Any, TypeVar
 
 from gateway.access.limits import NO_LIMITS, Limits
@@ -152,6 +153,8 @@ class RoutingTable:
     """Names with ``*``, ``?`` or ``[``, in the order of the file."""
     direct: Mapping[str, Callable[[str], Target]] = field(default_factory=dict, repr=False)
     """Provider name -> callable(model) -> Target, for ``provider/model``; empty when clients may not spell it."""
+    before: RoutingTable | None = field(default=None, repr=False)
+    """A group's own routes, in a group's table; they stand in ``routes`` and ``patterns``, too."""
     _first_match: re.Pattern[str] = field(init=False, repr=False, compare=False)
     """All patterns as one, a group for each: a thousand of them cost one search."""
     _resolved: dict[str, Route] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -172,7 +175,7 @@ class RoutingTable:
         return route
 
     def _resolve(self, asked: str) -> Route:
-        name = asked[: -len(_LONG_CONTEXT_SUFFIX)] if asked.endswith(_LONG_CONTEXT_SUFFIX) else asked
+        name = asked.removesuffix(_LONG_CONTEXT_SUFFIX)
         route = self._find(name) if 0 < len(name) <= MAX_NAME else None
         if route is None:
             raise self._not_found(asked)
@@ -180,6 +183,16 @@ class RoutingTable:
 
     def _find(self, name: str) -> Route | None:
         """The first rule that applies; None when none does."""
+        route = (self.before._named(name) if self.before else None) or self._named(name)
+        if route is not None:
+            return route
+        provider, _, model = name.partition("/")
+        if model and provider in self.direct:
+            return Route(name, (self.direct[provider](model),))
+        return self.routes.get("default")
+
+    def _named(self, name: str) -> Route | None:
+        """By the first three rules."""
         route = self.routes.get(name)
         if route is not None:
             return route
@@ -189,10 +202,7 @@ class RoutingTable:
         match = self._first_match.match(name)
         if match is not None and match.lastindex is not None:
             return self.patterns[match.lastindex - 1][1]
-        provider, _, model = name.partition("/")
-        if model and provider in self.direct:
-            return Route(name, (self.direct[provider](model),))
-        return self.routes.get("default")
+        return None
 
     def _not_found(self, asked: str) -> NotFound:
         names = self.names()
@@ -204,9 +214,26 @@ class RoutingTable:
             "Add it under 'models' in providers.yaml, or set 'default' there."
         )
 
+    def entries(self) -> list[tuple[str, Route]]:
+        """Every name and pattern with its route, in the order of the file."""
+        return [*self.routes.items(), *self.patterns]
+
     def names(self) -> list[str]:
         """Every name and pattern under ``models``, in the order of the file."""
         return [*self.routes, *(pattern for pattern, _ in self.patterns)]
+
+
+def may_ask(models: Sequence[str] | None, route: Route, asked: str) -> bool:
+    """Whether a list of names and patterns (None: all) opens ``asked``, which goes to ``route``.
+
+    It does by the asked name itself, without ``[1m]``, or by the entry of ``models`` that took it.
+    """
+    if models is None or route.name in models:
+        return True
+    name = asked.removesuffix(_LONG_CONTEXT_SUFFIX)
+    # A pattern that is matched by a pattern would open more names than it says.
+    names = (name,) if is_pattern(route.name) else (name, route.name)
+    return any(fnmatchcase(each, entry) for entry in models for each in names)
 
 
 def family_of(model: str) -> str | None:

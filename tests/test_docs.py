@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -27,6 +28,8 @@ from gateway.config import ServerSettings, loads
 from gateway.config.models import KEYS as MODEL_KEYS
 from gateway.config.presets import built_in
 from gateway.config.providers import KEYS as PROVIDER_KEYS
+from gateway.ledger.record import UsageRecord
+from gateway.ledger.store import Ledger
 from gateway.profile import PROFILE_FIELDS, Profile
 from gateway.reload import describe_change
 from gateway.server.app import build_app
@@ -165,7 +168,7 @@ def make_targets(words: list[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a gateway that echoes."""
-    with serving("--demo", cwd=tmp_path_factory.mktemp("demo")) as gateway:
+    with serving("--demo", cwd=tmp_path_factory.mktemp("demo"), patience=600) as gateway:
         yield gateway.url
 
 
@@ -176,6 +179,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "providers.yaml", tmp_path)
     (tmp_path / "request.json").write_text(json.dumps(REQUEST))
+    ledger = Ledger(tmp_path / "usage.db")
+    ledger.put(UsageRecord(time=time.time(), request_id="req_1", outcome="ok", status=200))
+    ledger.start()
+    ledger.close(20)
     return tmp_path
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.config import Config, ConfigError, loads
 from gateway.env_file import read_env_file
-from gateway.reload import PATIENCE, Reloader, describe_change
+from gateway.file_watch import PATIENCE
+from gateway.reload import Reloader, describe_change
 
 GOOD = "providers: {echo: {}}\nmodels: {m: echo/one}\n"
 OTHER = "providers: {echo: {}}\nmodels: {m: echo/two}\n"

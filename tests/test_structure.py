@@ -30,21 +30,22 @@ MAY_IMPORT = {
     "profile": {"errors"},
     "access": {"errors"},
     "routing": {"errors", "profile", "access"},
-    "ledger": {"errors", "profile", "routing"},
+    "ledger": {"errors", "profile", "routing", "access"},
     "resilience": {"errors", "profile", "routing"},
     "config": {"errors", "profile", "routing", "resilience", "access"},
     "wire": {"errors"},
     "translate": {"errors", "profile", "wire"},
     "adapters": {"errors", "profile", "routing", "translate", "wire"},
-    "reload": {"errors", "profile", "routing", "config", "access"},
+    "file_watch": {"config"},
+    "reload": {"errors", "profile", "routing", "config", "access", "file_watch"},
     "env_file": {"config"},
     "server": {
         *("errors", "profile", "routing", "config", "reload", "resilience", "translate", "wire", "adapters"),
-        *("access", "ledger"),
+        *("access", "ledger", "file_watch"),
     },
     "cli": {
         *("errors", "profile", "routing", "config", "env_file", "reload", "translate", "wire", "adapters", "server"),
-        *("access", "ledger"),
+        *("access", "ledger", "file_watch"),
     },
 }
 ONLY_IN = {
@@ -160,7 +161,7 @@ def test_dependencies_are_declared_and_used() -> None:
     declared = {re.split(r"[^\w-]", line, maxsplit=1)[0].lower() for line in project["dependencies"]}
     distributions = packages_distributions()
     used = {
-        distributions.get(name, [name])[0].lower()
+        distributions.get(name, [name])[0].lower().replace("_", "-")
         for path in SOURCES
         for _, name in outside_imports(path)
         if name not in sys.stdlib_module_names
@@ -261,6 +262,7 @@ NOT_TO_SERVE = {
     "of others": "backoff cffi prometheus_client pydantic requests rich",
     "not wanted of aiohttp (gateway/server/lean_aiohttp.py)": "frozenlist._frozenlist",
     "of other commands": "gateway.config.overrides gateway.config.rewrite gateway.cli.check gateway.cli.explain "
+    "gateway.config.key_file_edit gateway.cli.keys gateway.cli.usage gateway.ledger.report "
     "gateway.cli.routes gateway.server.live_asker gateway.server.live_check gateway.server.live_probes",
     "of wires that nobody uses": "gateway.adapters.openai_chat gateway.adapters.openai_responses "
     "gateway.adapters.ollama gateway.adapters.anthropic_messages gateway.translate.chat_request "

@@ -26,3 +26,5 @@ class ClientKey:
     """Seconds since the epoch until which this user wants prompts and answers kept (``--log-prompts``)."""
     digests: tuple[tuple[bytes, float | None], ...] = field(default=(), repr=False)
     """SHA-256 of each key that opens this entry, and until when (seconds since the epoch; None: for good)."""
+    created: float | None = None
+    """Seconds since the epoch; only for people to read."""

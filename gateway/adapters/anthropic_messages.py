@@ -18,12 +18,13 @@ from gateway.translate.upstream_errors import http_error
 from gateway.wire.request_reader import dumps_with_tools
 
 PATH = "/v1/messages"
+BETA = "beta=true"
 DEFAULT_VERSION = "2023-06-01"
 """Sent when the client names none."""
 
 
 class AnthropicMessagesAdapter:
-    """``base_url`` + ``/v1/messages``, query string and ``anthropic-*`` headers kept."""
+    """``base_url`` + ``/v1/messages``, ``?beta=…`` and ``anthropic-*`` headers kept."""
 
     def prepare(self, request: MessagesRequest, target: Target) -> UpstreamRequest:
         changes = Changes()
@@ -32,7 +33,7 @@ class AnthropicMessagesAdapter:
         own = {name.lower(): value for name, value in request.headers.items() if name[:10].lower() == "anthropic-"}
         if not target.profile.keep_betas and own.pop("anthropic-beta", None) is not None:
             changes.add("dropped", "anthropic-beta", "the upstream refuses names that it does not know")
-        query = f"?{request.query}" if request.query else ""
+        query = f"?{request.query}" if request.query == BETA else _query(request.query, changes)
         return UpstreamRequest(
             target.base_url + PATH + query,
             {
@@ -53,6 +54,15 @@ class AnthropicMessagesAdapter:
         self, status: int, headers: Mapping[str, str], body: bytes, request: MessagesRequest, target: Target
     ) -> GatewayError:
         return http_error(status, headers, body, error_context(request, target))
+
+
+def _query(query: str, changes: Changes) -> str:
+    """What of the client's query string goes up: its own key could stand there."""
+    parts = query.split("&") if query else []
+    kept = [part for part in parts if part.partition("=")[0] == "beta"]
+    if len(kept) < len(parts):
+        changes.add("dropped", "the query string", "only 'beta' means something upstream")
+    return f"?{'&'.join(kept)}" if kept else ""
 
 
 def _translator(request: MessagesRequest, target: Target, names: dict[str, str]) -> Callable[[], StreamTranslator]:

@@ -80,6 +80,10 @@ class StreamTranslator(Protocol):
         """The upstream ended: the closing events. Raises UpstreamProtocolError if it ended too early."""
         ...
 
+    def usage_so_far(self) -> Usage:
+        """What an answer that ends here has cost: what the upstream reported by now, or else an estimate."""
+        ...
+
     def keep_alive(self) -> bytes:
         """A whole event that adds nothing to the answer, for clients that take pings for silence; may be empty."""
         ...

@@ -16,6 +16,8 @@ COMMANDS = {
     "routes": "Show which name goes where.",
     "explain": "Show what a request would become upstream, and why.",
     "env": "Print the lines to export for Claude Code.",
+    "keys": "Give out, list and take back the keys of clients.",
+    "usage": "Show who used what, and what it cost.",
 }
 
 

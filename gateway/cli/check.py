@@ -18,11 +18,14 @@ from gateway.cli.options import (
     DEFAULT_FILE,
     env_file_option,
     env_file_warnings,
+    exit_with,
     known_apis,
     load_or_exit,
     variables_or_exit,
 )
-from gateway.config import Config
+from gateway.config import Config, ConfigError
+from gateway.config.key_file import beside
+from gateway.config.key_file import load as load_keys
 from gateway.routing import ASKED_NAME, Target
 
 if TYPE_CHECKING:
@@ -73,9 +76,19 @@ def check(
         raise click.UsageError("one FILE; PROVIDERs go with --live")
     path = Path(names[0]) if names else path or usual
     config = load_or_exit(path, variables_or_exit(env_file))
-    for warning in (*config.warnings, *env_file_warnings(env_file)):
+    try:
+        ring = load_keys(beside(path, config.server.keys_file))
+    except ConfigError as error:
+        exit_with(error)
+    homeless = [
+        f"the key {key.name} opens nothing: there is no group {key.group}"
+        for key in ring.keys
+        if key.group is not None and key.group not in config.groups
+    ]
+    for warning in (*config.warnings, *ring.warnings, *homeless, *env_file_warnings(env_file)):
         click.echo(click.style("warning: ", fg="yellow") + warning)
-    click.echo(f"{path}: ok, {len(config.table.names())} model names, {len(config.providers)} providers")
+    keys = f", {len(ring.keys)} client keys" if ring else ""
+    click.echo(f"{path}: ok, {len(config.table.names())} model names, {len(config.providers)} providers{keys}")
 
 
 def _live(
@@ -115,7 +128,7 @@ def _live(
 def _asked(config: Config, names: Sequence[str]) -> list[Asked]:
     """The distinct targets that ``names`` (all, if there is none) mean."""
     found: list[Asked] = []
-    every = [*config.table.routes.items(), *config.table.patterns]
+    every = config.named_routes
     for target, name in ((target, name) for name, route in every for target in (*route.targets, *route.on_overflow)):
         known = next((place for place, (other, _) in enumerate(found) if other == target), None)
         if known is None:

@@ -33,9 +33,9 @@ def env(path: Path, env_file: Path | None, shell: str, url: str | None, show_tok
 
 def client_variables(config: Config, url: str | None = None, show_token: bool = False) -> dict[str, str]:
     """Variable -> value; the token itself only on request."""
-    token = config.server.token
+    server, token = config.server, config.server.token
     variables = {
-        "ANTHROPIC_BASE_URL": url or server_url(config.server.host, config.server.port),
+        "ANTHROPIC_BASE_URL": url or server_url(server.host, server.port, tls=server.tls is not None),
         "ANTHROPIC_AUTH_TOKEN": (token if show_token else TOKEN_NOT_SHOWN) if token else TOKEN_NOT_NEEDED,
     }
     if any_translated(config):
@@ -46,15 +46,14 @@ def client_variables(config: Config, url: str | None = None, show_token: bool = 
 
 def any_translated(config: Config) -> bool:
     """Whether any route leads elsewhere than to Anthropic's own API."""
-    every = [*config.table.routes.values(), *(route for _, route in config.table.patterns)]
-    targets = (target for route in every for target in (*route.targets, *route.on_overflow))
+    targets = (target for _, route in config.named_routes for target in (*route.targets, *route.on_overflow))
     return any(not target.profile.first_party for target in targets)
 
 
-def server_url(host: str, port: int) -> str:
+def server_url(host: str, port: int, *, tls: bool = False) -> str:
     """The address for clients on this machine."""
     name = _ANY_ADDRESS.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
+    return f"{'https' if tls else 'http'}://{name}:{port}"
 
 
 def lines_for(variables: Mapping[str, str], shell: str) -> str:

@@ -25,7 +25,7 @@ def routes(path: Path, env_file: Path | None, as_json: bool) -> None:
 
 def routes_json(config: Config) -> str:
     """``[{name, targets: [{provider, model, api, base_url, ready, missing_key}], on_overflow: [the same]}]``."""
-    every = [*config.table.routes.items(), *config.table.patterns]
+    every = config.named_routes
     rows = [
         {
             "name": name,
@@ -51,7 +51,7 @@ def _described(target: Target) -> dict[str, Any]:
 def routes_table(config: Config) -> str:
     """Name, target and state in columns; a fallback stands under the target before it, then those on overflow."""
     rows: list[tuple[str, str, str, str]] = []
-    for name, route in [*config.table.routes.items(), *config.table.patterns]:
+    for name, route in config.named_routes:
         for number, target in enumerate((*route.targets, *route.on_overflow)):
             use = " (on overflow)" if number >= len(route.targets) else ""
             rows.append((name if number == 0 else "", target.name, target_state(target), use))

@@ -12,21 +12,21 @@ from __future__ import annotations
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from gateway.config.document import MAX_BYTES, MapNode, Node, ScalarNode, read
-from gateway.config.fields import FieldReader, is_header_value
+from gateway.config.document import MAX_BYTES, MapNode, read
+from gateway.config.fields import FieldReader
+from gateway.config.groups import idle_names, read_groups
 from gateway.config.mistakes import NOWHERE, ConfigError, Mistake, Mistakes
 from gateway.config.models import overflow_warnings, read_models
 from gateway.config.presets import built_in
 from gateway.config.providers import read_providers
+from gateway.config.server import read_server
 from gateway.config.settings import Config, ServerSettings
 from gateway.profile import APIS
 
 __all__ = ("Config", "ConfigError", "Mistake", "ServerSettings", "demo", "is_loopback", "load", "loads")
 
-_SECTIONS = ("server", "providers", "models")
-_SERVER_HINTS = get_type_hints(ServerSettings)
+_SECTIONS = ("server", "providers", "models", "groups")
 _DEMO = b"""
 providers: {echo: {}}
 models: {default: echo/echo, sonnet: echo/echo, opus: echo/echo, haiku: echo/echo, fable: echo/echo}
@@ -87,41 +87,30 @@ def _config(
     if not isinstance(document, MapNode):
         raise mistakes.error(document.mark, "the file has no sections", "it needs 'providers' and 'models'")
     root = reader.section(document, "the file", _SECTIONS)
-    server = _server(root.entries.get("server"), reader)
+    server = read_server(root.entries.get("server"), reader)
     if "providers" not in root.entries:
         mistakes.add(root.mark, "'providers' is missing", "add e.g. 'providers: {echo: {}}'")
     sections, warnings = read_providers(root.entries.get("providers"), reader, presets)
-    table = read_models(root.entries.get("models"), root.mark, reader, sections, presets, server.direct_models)
+    names = read_models(root.entries.get("models"), root.mark, reader, sections, presets)
+    written = read_groups(root.entries.get("groups"), reader, names)
     mistakes.raise_if_any()
-    warnings += overflow_warnings(table)
+    table = names.table(server.direct_models)
+    groups = {each.name: each.group(table) for each in written}
+    warnings += overflow_warnings(table) + idle_names(written, groups)
     if others_read and reader.inline:
         warnings.append(
             f"other users can read this file, and it holds {', '.join(reader.inline)}: chmod 600, or use ${{VAR}}"
         )
     if not server.token and not is_loopback(server.host):
-        warnings.append("server.host is open to the network and server.token is empty: the gateway will not start")
+        hint = "without client keys (gateway keys add) it will not start"
+        warnings.append(f"server.host is open to the network and server.token is empty: {hint}")
     return Config(
         server=server,
         table=table,
         providers={name: section.provider for name, section in sections.items() if section},
+        groups=groups,
         warnings=tuple(warnings),
         path=path,
         files=tuple(sorted(reader.files)),
         secrets=frozenset(reader.secrets),
     )
-
-
-def _server(node: Node | None, reader: FieldReader) -> ServerSettings:
-    if node is None:
-        return ServerSettings()
-    values: dict[str, Any] = reader.typed(node, "server", _SERVER_HINTS)
-    token = (values.get("token") or "").strip()
-    values["token"] = token or None
-    written = getattr(node, "entries", {}).get("token")
-    if token:
-        reader.secrets.add(token)
-        if isinstance(written, ScalarNode) and "$" not in written.text:
-            reader.inline.append("server.token")
-    if written is not None and not is_header_value(token):
-        reader.mistakes.add(written.mark, "server.token holds characters that a header cannot carry")
-    return ServerSettings(**values)

@@ -9,13 +9,15 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
+from gateway.access.limits import Budget
+from gateway.config.amounts import budgets, count
 from gateway.config.document import ListNode, MapNode, Node, ScalarNode, core_value
 from gateway.config.mistakes import Mistakes, listed, quoted
 from gateway.config.variables import Expanded, MalformedReference, expand
@@ -34,6 +36,8 @@ PROFILE_HINTS: Final[Mapping[str, Any]] = get_type_hints(Profile)
 _SMALLEST = {"stop_limit": 0, "port": 0, "max_retry_after": 0}
 """The others: 1, and numbers that need not be whole more than 0."""
 _LARGEST = {"port": 65535, "budget": 1, "weight": 1000}
+_COUNTS = frozenset(("rpm", "tpm", "concurrency"))
+"""Whole numbers that may be written ``400k``."""
 _WORDS: Mapping[Any, str] = {
     str: "text",
     int: "a whole number",
@@ -138,11 +142,11 @@ class FieldReader:
         if origin is Literal:
             return self._choice(node, args, path)
         if origin is tuple:
-            return self._list(node, args[0], path)
+            return self._budgets(node, path) if args[0] is Budget else self._list(node, args[0], path)
         if kind is Any:
             return self._json(node, path)
         if isinstance(kind, type) and is_dataclass(kind):
-            return kind(**self.typed(node, path, get_type_hints(kind)))
+            return self._dataclass(node, kind, path)
         if origin is not None:
             return self._mapping(node, args[1], path)
         return self._scalar(node, kind, path)
@@ -177,19 +181,57 @@ class FieldReader:
         self.mistakes.add(node.mark, f"{shown(path)}: expected {what}, found {_found(node)}")
         return INVALID
 
+    def _dataclass(self, node: Node, kind: Any, path: str) -> Any:
+        """INVALID also when a field that has no default is missing."""
+        before = len(self.mistakes.found)
+        values = self.typed(node, path, get_type_hints(kind))
+        written = node.entries if isinstance(node, MapNode) else {}
+        required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+        if len(self.mistakes.found) == before or isinstance(node, MapNode):
+            for name in required:
+                if name not in written:
+                    self.mistakes.add(node.mark, f"{shown(path)} has no '{name}'")
+        return kind(**values) if values.keys() >= set(required) else INVALID
+
+    def _budgets(self, node: Node, path: str) -> Any:
+        """One budget or a list of them; those that are right."""
+        texts: list[str] = []
+        found: tuple[Budget, ...] = ()
+        for item in node.items if isinstance(node, ListNode) else (node,):
+            text = self.value(item, str, path)
+            read = INVALID if text is INVALID else self._amount(lambda text: budgets((*texts, text)), item, text, path)
+            if read is not INVALID:
+                texts.append(text)
+                found = read
+        return found
+
+    def _amount(self, read: Callable[[str], Any], node: Node, text: str, path: str) -> Any:
+        """``text``, the resolved one of ``node``, as ``read`` reads it; its ValueError is a mistake."""
+        try:
+            return read(text)
+        except ValueError as error:
+            # The error shows the text, which may come from a variable.
+            written = isinstance(node, ScalarNode) and text == node.text
+            what = str(error) if written else "what the variable holds is no amount"
+            self.mistakes.add(node.mark, f"{shown(path)}: {what}")
+            return INVALID
+
     def _scalar(self, node: Node, kind: type, path: str) -> Any:
         if not isinstance(node, ScalarNode) or node.is_null:
-            return self.expected(_WORDS[kind], node, path)
+            return self.expected(_WORDS.get(kind, "a number"), node, path)
         expanded = self.resolved(node, path)
         if expanded is None:
             return INVALID
         if kind is str:
             return expanded.text
+        read = count if path.rpartition(".")[2] in _COUNTS else getattr(kind, "from_text", None)
+        if read is not None:
+            return self._amount(read, node, expanded.text, path)
         # A quoted "${PORT}" may be a number: flow mappings leave no other way to write it.
         value = core_value(expanded.text) if node.plain or expanded.sources else expanded.text
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
-            return self.expected(_WORDS[kind], node, path)
+            return self.expected(_WORDS.get(kind, "a number"), node, path)
         return value if kind is bool else self._in_range(kind(value), node, path)
 
     def _in_range(self, value: Any, node: Node, path: str) -> Any:

@@ -7,12 +7,15 @@ A reference is:
 * the name of another entry: its targets, in their order;
 * a provider alone: its model of the name that the client asked for.
 
+The ``routes`` of a group are read in the same way. They may refer to all names, and to the one that they replace;
+a name of the configuration that refers to one which the group replaces follows it.
+
 Rule: linking is bounded. Each name is linked once; a route has at most 32 targets, a chain of names 32 links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain as chain_of
 from typing import Any
@@ -76,26 +79,14 @@ def read_models(
     reader: FieldReader,
     sections: Mapping[str, ProviderSection | None],
     presets: Presets,
-    direct: bool,
-) -> RoutingTable:
-    """The table. Its routes are complete only when no mistake was recorded."""
+) -> Names:
+    """The names under ``models``, linked; what is wrong with them is recorded."""
+    names = Names(reader, sections, presets)
     if node is None:
-        reader.mistakes.add(
-            mark, "'models' is missing: no name would go anywhere", "add e.g. 'default: provider/model'"
-        )
-        return RoutingTable({})
-    linker = _Linker(reader, sections, presets)
-    linker.read(node)
-    drafts = {name: linker.link(name) for name in linker.entries}
-    # After a mistake nothing is built: the table would not be used.
-    if reader.mistakes.found:
-        return RoutingTable({})
-    routes = {name: _route(name, found) for name, found in drafts.items()}
-    return RoutingTable(
-        routes={name: route for name, route in routes.items() if not is_pattern(name)},
-        patterns=tuple((name, route) for name, route in routes.items() if is_pattern(name)),
-        direct={name: section.target for name, section in sections.items() if section} if direct else {},
-    )
+        reader.mistakes.add(mark, "'models' is missing: no name would go anywhere", _EXAMPLE)
+    else:
+        names.read(node)
+    return names
 
 
 def overflow_warnings(table: RoutingTable) -> list[str]:
@@ -108,26 +99,67 @@ def overflow_warnings(table: RoutingTable) -> list[str]:
     ]
 
 
+def _table(routes: Mapping[str, Route], direct: Mapping[str, Callable[[str], Target]]) -> RoutingTable:
+    return RoutingTable(
+        routes={name: route for name, route in routes.items() if not is_pattern(name)},
+        patterns=tuple((name, route) for name, route in routes.items() if is_pattern(name)),
+        direct=direct,
+    )
+
+
 def _route(name: str, drafts: tuple[_Draft, ...]) -> Route:
     targets = tuple(draft.target() for draft in drafts if not draft.overflow)
     return Route(name, targets, tuple(draft.target() for draft in drafts if draft.overflow))
 
 
-class _Linker:
-    """Reads the entries, then follows their references."""
+class Names:
+    """Reads the entries, then follows their references; for the configuration, or on top of it for a group."""
 
-    def __init__(self, reader: FieldReader, sections: Mapping[str, ProviderSection | None], presets: Presets) -> None:
+    def __init__(
+        self,
+        reader: FieldReader,
+        sections: Mapping[str, ProviderSection | None],
+        presets: Presets,
+        base: Names | None = None,
+        path: str = "models",
+    ) -> None:
         self.reader = reader
         self.mistakes = reader.mistakes
         self.sections = sections
         self.presets = presets
         self.entries: dict[str, list[_Reference]] = {}
+        """Those of ``base`` among them."""
+        self._base = base
+        self._path = path
+        self._own: dict[str, list[_Reference]] = {}
         self._linked: dict[str, tuple[_Draft, ...]] = {}
+
+    def on_top(self, node: Node, path: str) -> Names:
+        """These names with the ``routes`` of a group before them."""
+        names = Names(self.reader, self.sections, self.presets, self, path)
+        names.read(node)
+        return names
+
+    def table(self, direct: bool) -> RoutingTable:
+        """All routes; only when no mistake was recorded. ``direct``: clients may ask for ``provider/model``."""
+        makers = {name: section.target for name, section in self.sections.items() if section} if direct else {}
+        return _table({name: _route(name, drafts) for name, drafts in self._linked.items()}, makers)
+
+    def table_on(self, table: RoutingTable) -> RoutingTable:
+        """The table of a group, whose configuration has ``table``."""
+        known = {**table.routes, **dict(table.patterns)}
+        linked = {**{name: self._linked[name] for name in self._own}, **self._linked}
+        base = self._base._linked if self._base else {}
+        routes = {
+            name: known[name] if drafts is base.get(name) else _route(name, drafts) for name, drafts in linked.items()
+        }
+        own = _table({name: routes[name] for name in self._own}, {})
+        return replace(_table(routes, table.direct), before=own)
 
     # -- reading ----------------------------------------------------------------------------------
 
     def read(self, node: Node) -> None:
-        section = self.reader.section(node, "models")
+        section = self.reader.section(node, self._path)
         for name, child in section.entries.items():
             mark = section.keys[name]
             if name.endswith("[1m]"):
@@ -136,9 +168,11 @@ class _Linker:
             elif len(name) > MAX_NAME or not name.isprintable() or " " in name:
                 self.mistakes.add(mark, f"{quoted(name)} cannot be a model's name", f"no blanks, at most {MAX_NAME}")
             else:
-                self.entries[name] = self._references(child, f"models.{name}", ())
+                self._own[name] = self._references(child, f"{self._path}.{name}", ())
         if not section.entries and (isinstance(node, MapNode) or (isinstance(node, ScalarNode) and node.is_null)):
-            self.mistakes.add(section.mark, "'models' is empty", _EXAMPLE)
+            hint = _EXAMPLE if self._base is None else "leave it out"
+            self.mistakes.add(section.mark, f"{quoted(self._path)} is empty", hint)
+        self._link_all()
 
     def _references(
         self, node: Node, path: str, layers: tuple[Mapping[str, Any], ...], overflow: bool = False
@@ -190,6 +224,31 @@ class _Linker:
 
     # -- linking ----------------------------------------------------------------------------------
 
+    def _link_all(self) -> None:
+        self.entries = {**self._base.entries, **self._own} if self._base else self._own
+        if self._base:
+            changed = self._changed()
+            self._linked = {name: drafts for name, drafts in self._base._linked.items() if name not in changed}
+        for name in self.entries:
+            self.link(name)
+        self._linked = {name: self._linked[name] for name in self.entries}
+
+    def _changed(self) -> set[str]:
+        """The own names, and all that lead to one of them."""
+        found, pending = set(self._own), list(self._own)
+        leading: dict[str, list[str]] = {}
+        for name, references in self.entries.items():
+            for reference in references:
+                leading.setdefault(reference.text, []).append(name)
+        while pending:
+            new = [name for name in leading.get(pending.pop(), ()) if name not in found]
+            found.update(new)
+            pending += new
+        return found
+
+    def _where(self, name: str) -> str:
+        return f"{self._path if name in self._own else 'models'}.{shown(name)}"
+
     def link(self, name: str, chain: tuple[str, ...] = ()) -> tuple[_Draft, ...]:
         """The targets of one entry; what is wrong with it is recorded once."""
         known = self._linked.get(name)
@@ -204,7 +263,7 @@ class _Linker:
                     draft = replace(draft, layers=(*draft.layers, *reference.layers), overflow=overflow)
                 found.setdefault((draft.overflow, draft.section, draft.model, *map(id, draft.layers)), draft)
             if len(found) > MAX_TARGETS:
-                self.mistakes.add(reference.mark, f"models.{shown(name)}: more than {MAX_TARGETS} targets")
+                self.mistakes.add(reference.mark, f"{self._where(name)}: more than {MAX_TARGETS} targets")
                 found.clear()
                 break
         self._linked[name] = tuple(sorted(found.values(), key=lambda draft: draft.overflow))
@@ -226,17 +285,20 @@ class _Linker:
 
     def _alias(self, reference: _Reference, chain: tuple[str, ...]) -> tuple[_Draft, ...]:
         text = reference.text
+        if text == chain[-1] and self._base and text in self._base.entries:
+            # The name that this one replaces.
+            return self._base.link(text)
         if text in chain:
             circle = " → ".join(map(shown, (*chain[chain.index(text) :], text)))
-            self.mistakes.add(reference.mark, f"models.{shown(chain[-1])} goes round in a circle: {circle}")
+            self.mistakes.add(reference.mark, f"{self._where(chain[-1])} goes round in a circle: {circle}")
             return ()
         if len(chain) >= MAX_CHAIN:
-            self.mistakes.add(reference.mark, f"models.{shown(chain[0])}: more than {MAX_CHAIN} names in a row")
+            self.mistakes.add(reference.mark, f"{self._where(chain[0])}: more than {MAX_CHAIN} names in a row")
             return ()
         return self.link(text, chain)
 
     def _unknown(self, reference: _Reference, name: str, provider: str | None, model: str) -> None:
-        where = f"models.{shown(name)}"
+        where = self._where(name)
         if provider is None or not model:
             names = chain_of(self.sections, (entry for entry in self.entries if not is_pattern(entry)))
             hint = self.mistakes.did_you_mean(reference.text, names) or "write provider/model"

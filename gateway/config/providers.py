@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from gateway.access.limits import NO_LIMITS, Limits
 from gateway.config.addresses import (
     BadAddress,
     address_of,
@@ -35,7 +36,7 @@ from gateway.config.presets import ModelFacts, Preset, Presets
 from gateway.profile import Profile, merge
 from gateway.routing import Endpoint, Provider, Target
 
-KEYS = ("preset", "api", "base_url", "api_key", "endpoints", "headers", "profile", "models")
+KEYS = ("preset", "api", "base_url", "api_key", "endpoints", "headers", "profile", "models", "limits")
 MAX_MODEL_PATTERNS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -151,6 +152,7 @@ class _Section:
     def read(self) -> ProviderSection | None:
         before = len(self.reader.mistakes.found)
         own, patterns = self._own_layer(), self._patterns()
+        limits = self._limits()
         preset = self._named_preset()
         api = self._text("api")
         place = self._place(self.entries, self.path)
@@ -168,7 +170,7 @@ class _Section:
             own = {"api": api, **own}
         api = self._api(api, preset)
         facts = preset if preset is not None and api in preset.apis else None
-        provider = Provider(self.name, api or "", "", preset=preset.name if preset else None)
+        provider = Provider(self.name, api or "", "", preset=preset.name if preset else None, limits=limits)
         if has_endpoints(self.entries):
             found = list(self._endpoints(pool, places, api, preset))
         else:
@@ -243,6 +245,11 @@ class _Section:
             self.reader.mistakes.add(node.mark, f"{path}: more than {MAX_MODEL_PATTERNS} patterns")
             return ()
         return tuple((name.lower(), self.reader.profile(child, f"{path}.{name}")) for name, child in entries.items())
+
+    def _limits(self) -> Limits:
+        node = self.entries.get("limits")
+        limits = NO_LIMITS if node is None else self.reader.value(node, Limits, f"{self.path}.limits")
+        return NO_LIMITS if limits is INVALID else limits
 
     # -- what it is -------------------------------------------------------------------------------
 

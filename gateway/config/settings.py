@@ -9,7 +9,7 @@ from typing import Literal
 
 from gateway.access.limits import NO_LIMITS, Limits
 from gateway.resilience.policy import RetryPolicy
-from gateway.routing import Provider, RoutingTable
+from gateway.routing import Provider, Route, RoutingTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +105,19 @@ class Config:
     """The files named by ``${file:…}``; a change of theirs is a change of the configuration."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     """Every secret value in use, for redaction."""
+
+    @property
+    def tables(self) -> tuple[RoutingTable, ...]:
+        """``table``, and those of the groups that have routes of their own."""
+        return (self.table, *(group.table for group in self.groups.values() if group.table is not self.table))
+
+    @property
+    def named_routes(self) -> list[tuple[str, Route]]:
+        """Every name with its route, in the order of the file; then a group's own, as ``name (group)``."""
+        shared = self.table.entries()
+        return shared + [
+            (f"{name} ({group.name})", route)
+            for group in self.groups.values()
+            for name, route in group.table.entries()
+            if (name, route) not in shared
+        ]

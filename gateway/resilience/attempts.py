@@ -117,8 +117,9 @@ class Attempts:
             # Without its traceback, which would hold the caller's frames, and they the whole request.
             self.error = error.with_traceback(None)
         self._report(attempt, error, meaning, now)
-        self._failures[scope] = self._failures.get(scope, 0) + 1
-        if self._failures[scope] >= MAX_FAILURES or not self.seconds_left(now):
+        if scope != "room":  # nobody was asked
+            self._failures[scope] = self._failures.get(scope, 0) + 1
+        if self._failures.get(scope, 0) >= MAX_FAILURES or not self.seconds_left(now):
             return None
         if meaning.larger:
             return self._larger(attempt.target, now)

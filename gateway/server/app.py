@@ -20,8 +20,10 @@ from gateway.errors import (
     NotFound,
     RequestTooLarge,
 )
-from gateway.server import handlers
+from gateway.server import handlers, recorder
+from gateway.server.host_check import GRANT
 from gateway.server.http_head import SERVER_NAME
+from gateway.server.redaction import redact
 from gateway.server.state import STATE, GatewayState, new_id
 
 log = logging.getLogger("gateway")
@@ -51,18 +53,22 @@ def build_app(state: GatewayState) -> web.Application:
 async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives a request its id, and an error its shape."""
     request_id = request[handlers.REQUEST_ID] = new_id("req")
+    state = request.app[STATE]
+    response: web.StreamResponse | None
     try:
-        response = await handler(request)
+        response = state.host_check.admit(request, state.config.server)
+        if response is None:
+            response = await handler(request)
     except GatewayError as error:
+        error.message = redact(error.message, state.config.secrets)
         response = error_response(error, request_id)
-        log.log(
-            logging.WARNING if error.status >= 500 else logging.INFO,
-            "%s %s %s: %s",
-            request_id,
-            error.status,
-            error.error_type,
-            error.message,
-        )
+        if error.quoted:
+            log.debug("%s %s", request_id, error.message)
+        if recorder.RECORDED in request:
+            level = logging.WARNING if error.status >= 500 else logging.INFO
+            log.log(level, "%s %s %s: %s", request_id, error.status, error.error_type, error.logged)
+        else:
+            recorder.refuse(request, request_id, error)
     except web.HTTPException as error:
         response = error_response(_from_http(error, request), request_id)
         response.headers.update({name: error.headers[name] for name in ("allow",) if name in error.headers})
@@ -87,8 +93,10 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Instead of aiohttp's own name."""
+    """Instead of aiohttp's own name; and what lets a listed web page read the answer."""
     response.headers["server"] = SERVER_NAME
+    if GRANT in request:
+        response.headers.update(request[GRANT])
 
 
 def error_response(

@@ -17,8 +17,9 @@ from gateway import adapters
 from gateway.adapters.base import MessagesRequest
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.resilience.attempts import Attempt
-from gateway.server.exchange import Exchange, printable
+from gateway.server.exchange import Exchange
 from gateway.server.learned import amended
+from gateway.server.recorder import printable
 from gateway.server.state import GatewayState
 from gateway.server.upstream import EmbeddedAnswer, UpstreamAnswer, open_session
 from gateway.translate.changes import Changes
@@ -53,6 +54,7 @@ def aim(exchange: Exchange, attempt: Attempt, body: dict[str, Any] | None = None
     request = _request(exchange, body)
     adapter = adapters.get(known.api)
     upstream = exchange.upstream = adapter.prepare(request, known)
+    exchange.notice(upstream.changes)
     if log.isEnabledFor(logging.DEBUG):
         for change in upstream.changes:
             log.debug("%s %s %s: %s", exchange.request_id, change.action, change.path, change.reason)

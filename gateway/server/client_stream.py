@@ -22,6 +22,7 @@ from functools import lru_cache
 
 from aiohttp import HttpVersion11, web
 
+from gateway.server.host_check import GRANT
 from gateway.server.http_head import SERVER_NAME, http_head
 from gateway.translate.writer import PING
 
@@ -145,7 +146,7 @@ class ClientStream:
             lines += "transfer-encoding: chunked\r\n"
         if not self._stays:
             lines += "connection: close\r\n"
-        return http_head(lines, self.headers)
+        return http_head(lines, {**self.headers, **self._request.get(GRANT, {})})
 
     async def _wait_for_room(self) -> None:
         try:

@@ -56,12 +56,12 @@ class ContextWindows:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(AT_A_TIME)
 
-    def ask(self, table: RoutingTable) -> None:
-        """Asks about every target that ``table`` names; what was known before is forgotten."""
+    def ask(self, *tables: RoutingTable) -> None:
+        """Asks about every target that ``tables`` name; what was known before is forgotten."""
         self.stop()
         self._due.clear()
         self.warnings.clear()
-        for targets in _named_targets(table).values():
+        for targets in _named_targets(tables).values():
             self._start(targets)
 
     def remind(self, target: Target) -> None:
@@ -163,10 +163,10 @@ class ContextWindows:
             log.warning("%s", text)
 
 
-def _named_targets(table: RoutingTable) -> dict[str, list[Target]]:
+def _named_targets(tables: tuple[RoutingTable, ...]) -> dict[str, list[Target]]:
     """``provider/model`` -> the targets of that name that can be asked about, in the order of the file."""
     found: dict[str, list[Target]] = {}
-    for route in (*table.routes.values(), *(route for _, route in table.patterns)):
+    for route in (route for table in tables for _, route in table.entries()):
         for target in (*route.targets, *route.on_overflow):
             askable = target.api == API and target.for_name is None and target.provider.missing_key is None
             if askable and target not in found.setdefault(target.name, []):

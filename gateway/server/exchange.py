@@ -1,22 +1,34 @@
-"""Exchange: everything that belongs to one request on its way through, and what is said of it at the end.
-
-Rule: one access-log line for each request, with tokens and times; no content.
-"""
+"""Exchange: everything that belongs to one request on its way through, and its record at the end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gateway.access.limiter import Grant, Holder
+from gateway.access.limits import NO_LIMITS
 from gateway.adapters.base import StreamTranslator, UpstreamRequest
+from gateway.errors import GatewayError
+from gateway.ledger.prices import cost, price_of
+from gateway.ledger.record import Outcome, UsageRecord
 from gateway.resilience.attempts import Attempt, Attempts
+from gateway.server import recorder
+from gateway.server.access import Caller
+from gateway.server.recorder import AccessLine, printable
 from gateway.server.state import GatewayState
+from gateway.translate.changes import Changes
 from gateway.translate.token_estimate import PromptSize
+from gateway.translate.usage import Usage
 
-access_log = logging.getLogger("gateway.access")
+if TYPE_CHECKING:
+    from gateway.server.prompt_log import Transcript
+
+NOTHING = Usage()
 
 
 @dataclass(slots=True)
@@ -29,12 +41,13 @@ class Exchange:
     message_id: str
     raw: bytes
     """The client's body, as long as another attempt is possible."""
+    caller: Caller
     asked: str
     """The name that the client asked for."""
     streams: bool
     size: PromptSize
     session: str
-    """Whose turn it is: the client's session, where it names one and a target wants to know."""
+    """The client's, where it names one; else empty."""
     attempts: Attempts
     started: float
     attempt: Attempt = field(init=False)
@@ -53,8 +66,22 @@ class Exchange:
     first_output: float | None = None
     delivered: bool = False
     """The client has the whole answer; that it leaves then is no news."""
-    outcome: str = "ok"
-    """``ok``, ``client_closed`` or the type of the error."""
+    grant: Grant | None = None
+    """What the caller's limits let it have; None: it has none."""
+    transcript: Transcript | None = None
+    """None: nobody asked for the words to be kept."""
+    dropped: str = ""
+    """The fields that did not go up in the last attempt."""
+    left: bool = False
+    """It was cancelled while an upstream was at work."""
+    outcome: Outcome = "ok"
+    status: int = 200
+    error_type: str = ""
+
+    @property
+    def turn(self) -> str:
+        """Who takes turns with others, and stays with one key: the session; a request without one is its own."""
+        return self.session or self.request_id
 
     def answer_begins(self) -> None:
         """The first content is here: from now on there is no other attempt, and nothing to keep for one."""
@@ -63,35 +90,98 @@ class Exchange:
         self.raw = b""
         self.attempts.succeeded()
 
+    def admit(self) -> None:
+        """Takes what the caller's limits let it have. Raises LimitReached, BudgetSpent."""
+        self.grant = self._admit(self.caller.holders)
+
+    def admit_to_provider(self) -> Grant | None:
+        """The same for the limits of the target's provider; None: it has none."""
+        provider = self.attempt.target.provider
+        if provider.limits is NO_LIMITS:
+            return None
+        return self._admit([Holder("provider", provider.name, provider.limits)])
+
+    def settle(self, grant: Grant) -> None:
+        """Charges what the last attempt took."""
+        usage = self.used
+        price = cost(usage, self.attempt.target.once(price_of))
+        grant.settle(recorder.counted(usage), price or 0, recorder.moment(asyncio.get_running_loop().time()))
+
+    def failed(self, error: GatewayError, *, begun: bool = False) -> None:
+        """It ends with ``error``; ``begun``: in an answer that began as a 200."""
+        self.outcome, self.error_type = recorder.outcome_of(error), error.error_type
+        self.status = 200 if begun else error.status
+
+    def closed(self, *, begun: bool) -> None:
+        """The client left."""
+        self.outcome, self.left = "client_closed", True
+        self.status = 200 if begun else recorder.CLIENT_LEFT
+
+    def notice(self, changes: Changes) -> None:
+        """What did not go up."""
+        paths = (change.path for change in changes if change.action == "dropped")
+        self.dropped = ",".join(dict.fromkeys(path[path.rfind(".") + 1 :] for path in paths))
+
+    @property
+    def used(self) -> Usage:
+        """The tokens of the last attempt, as far as they are known."""
+        if self.outcome == "ok" and not self.left:
+            return self.translator.usage
+        if self.first_output is None and not self.left:
+            return NOTHING
+        so_far = getattr(self.translator, "usage_so_far", None)  # an adapter of others may be older
+        return self.translator.usage if so_far is None else so_far()
+
     def record(self) -> None:
-        """Learns from the reported usage, and writes the access-log line."""
-        usage, target = self.translator.usage, self.attempt.target
+        """Learns from the reported usage, charges the caller, and leaves the record."""
+        state, target, usage = self.state, self.attempt.target, self.used
         if self.outcome == "ok" and not usage.estimated:
-            self.state.estimator.learn(target.name, self.size, usage.prompt_tokens)
-        now = asyncio.get_running_loop().time()
-        access_log.info(
-            "%s %s -> %s %s stop=%s in=%d cached=%d out=%d first=%.3fs total=%.3fs%s",
-            self.request_id,
-            printable(self.asked),
-            printable(self.attempt.name),
-            self.outcome,
-            self.translator.stop_reason,
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.output_tokens,
-            (self.first_output or now) - self.started,
-            now - self.started,
-            f" after {self.tried}" if self.attempts.tried else "",
+            state.estimator.learn(target.name, self.size, usage.prompt_tokens)
+        if self.grant is not None:
+            self.settle(self.grant)
+        now, key = asyncio.get_running_loop().time(), self.caller.key
+        done = UsageRecord(
+            time=time.time() - (now - self.started),
+            request_id=self.request_id,
+            outcome=self.outcome,
+            status=self.status,
+            error_type=self.error_type,
+            key="" if key is None else key.name,
+            user="" if key is None else key.user,
+            group="" if key is None else key.group or "",
+            session=self.session,
+            asked=self.asked,
+            target=self.attempt.name,
+            provider=target.provider.name,
+            wire=target.api,
+            streamed=self.streams,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            estimated=usage.estimated,
+            cost=cost(usage, target.once(price_of)),
+            first_token_seconds=None if self.first_output is None else self.first_output - self.started,
+            duration_seconds=now - self.started,
+            attempts=len(self.attempts.tried) + 1,
+            tried=self.tried if self.attempts.tried else "",
+            stop_reason=self.translator.stop_reason or "",
+            dropped=self.dropped,
         )
+        self.client[recorder.RECORDED] = True
+        if self.transcript is not None and state.prompt_log is not None:
+            state.prompt_log.keep(self.transcript, asdict(done))
+        recorder.record(state, done, AccessLine(done, client=recorder.address_of(self.client)))
+
+    def _admit(self, holders: Sequence[Holder]) -> Grant | None:
+        if not holders:
+            return None
+        tokens = self.state.estimator.estimate(self.attempt.target.name, self.size)
+        return self.state.limiter.admit(holders, tokens, recorder.moment(asyncio.get_running_loop().time()))
 
     @property
     def tried(self) -> str:
         """Who was asked before, and why that was not the answer."""
         return "; ".join(printable(f"{name} {why}") for name, why in self.attempts.tried)
 
-
-def printable(text: str) -> str:
-    """A client's word, safe in a log line."""
-    if len(text) <= 100 and text.isascii() and text.isprintable():
-        return text
-    return text.encode("ascii", "backslashreplace").decode()[:100].replace("\n", "\\n").replace("\r", "\\r")

@@ -6,17 +6,18 @@ Rule: paths are matched without the query string; clients always send ``?beta=tr
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from gateway.errors import INPUT_TOO_LONG, AuthenticationFailed, InvalidRequest, RequestTooLarge
+from gateway.errors import INPUT_TOO_LONG, InvalidRequest, RequestTooLarge
 from gateway.routing import FAMILIES, Route, RoutingTable
 from gateway.server import pipeline
+from gateway.server.access import Caller, caller_of
 from gateway.server.attempt import parse
+from gateway.server.recorder import CLIENT_KEY
 from gateway.server.state import STATE
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
@@ -35,26 +36,26 @@ _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
 
 async def messages(request: web.Request) -> web.StreamResponse:
     """``POST /v1/messages``."""
-    authorize(request)
+    caller = authorize(request)
     # The body is nobody's local variable here: this frame lives as long as the stream.
     return await pipeline.run(
-        pipeline.begin(request.app[STATE], request, request[REQUEST_ID], await read_body(request))
+        pipeline.begin(request.app[STATE], request, request[REQUEST_ID], caller, await read_body(request))
     )
 
 
 async def count_tokens(request: web.Request) -> web.Response:
     """``POST /v1/messages/count_tokens``: a local estimate."""
-    authorize(request)
+    caller = authorize(request)
     state = request.app[STATE]
     body = check_request(parse(state, await read_body(request)), needs_max_tokens=False)
-    target = state.config.table.resolve(body["model"]).targets[0]
+    target = caller.route(body["model"]).targets[0]
     return json_response({"input_tokens": state.estimator.estimate(target.name, measure(body))})
 
 
 async def list_models(request: web.Request) -> web.Response:
     """``GET /v1/models``: Anthropic's page, or OpenAI's list for a client that names no Anthropic version."""
-    authorize(request)
-    models = [_model(name, route) for name, route in _listed(request.app[STATE].config.table)]
+    caller = authorize(request)
+    models = [_model(name, route) for name, route in _listed(caller.table) if caller.may_ask(name, route)]
     if "anthropic-version" not in request.headers:
         return json_response({"object": "list", "data": [_openai_model(model) for model in models]})
     page, has_more = _page(models, request)
@@ -70,9 +71,9 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def get_model(request: web.Request) -> web.Response:
     """``GET /v1/models/{id}``: any name that a request could ask for."""
-    authorize(request)
+    caller = authorize(request)
     asked = request.match_info["id"]
-    model = _model(asked, request.app[STATE].config.table.resolve(asked))
+    model = _model(asked, caller.route(asked))
     return json_response(model if "anthropic-version" in request.headers else _openai_model(model))
 
 
@@ -98,6 +99,8 @@ async def readyz(request: web.Request) -> web.Response:
     status: dict[str, object] = {"status": "ready" if state.ready else "draining"}
     if state.config_error:
         status["config_error"] = state.config_error
+    if state.keys_error:
+        status["keys_error"] = state.keys_error
     if state.windows is not None and state.windows.warnings:
         status["warnings"] = state.windows.warnings
     return json_response(status, status=200 if state.ready else 503)
@@ -106,18 +109,12 @@ async def readyz(request: web.Request) -> web.Response:
 # -- reading -------------------------------------------------------------------------------------------
 
 
-def authorize(request: web.Request) -> None:
-    """Raises AuthenticationFailed unless the shared token came as ``x-api-key`` or as Bearer."""
-    token = request.app[STATE].config.server.token
-    if token is None:
-        return
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    offered = [request.headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
-    # Both are always compared, so that time tells nothing.
-    if not any([hmac.compare_digest(value.encode("utf-8", "replace"), token.encode()) for value in offered]):
-        raise AuthenticationFailed(
-            "this gateway wants its token: set ANTHROPIC_AUTH_TOKEN to the value of server.token in providers.yaml"
-        )
+def authorize(request: web.Request) -> Caller:
+    """Who asks. Raises AuthenticationFailed, PermissionDenied."""
+    caller = caller_of(request)
+    if caller.key is not None:
+        request[CLIENT_KEY] = caller.key
+    return caller
 
 
 async def read_body(request: web.Request) -> bytes:

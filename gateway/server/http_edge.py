@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest
 from gateway.server.app import error_response
+from gateway.server.http_head import SERVER_NAME
 from gateway.server.state import new_id
 
 log = logging.getLogger("gateway")
@@ -130,5 +131,7 @@ class EnvelopeRequestHandler(RequestHandler):
             reason = str(message or exc or "bad request").splitlines()[0][:200]
             error = InvalidRequest(f"not a valid HTTP request: {reason}", status=status)
         response = error_response(error, new_id("req"), LastWord)
+        # What is no request passes none of the application's signals.
+        response.headers["server"] = SERVER_NAME
         response.force_close()
         return response

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import select
@@ -21,8 +22,11 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
+from datetime import UTC, datetime
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
+
+from gateway.server.redaction import redact
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOST = "%d lines of this log were lost: they could not be written"
@@ -37,6 +41,8 @@ LAST_SECONDS = 0.5
 """What a slow reader gets at the end of the process."""
 PIECE_BYTES = 4096
 """PIPE_BUF of Linux: a write of so much to a pipe is never mixed with another's, and done completely or not at all."""
+MAX_VALUE_CHARACTERS = 2000
+"""Of one value in a JSON line; PIECE_BYTES holds the line whole."""
 _CUT = b" ... (cut: the line is too long)\n"
 
 
@@ -48,6 +54,10 @@ class SafeFormatter(logging.Formatter):
         super().__init__(FORMAT)
         self._secrets = secrets
         self._second = (0, "")
+
+    def anew(self, secrets: Callable[[], Collection[str]]) -> SafeFormatter:
+        """The same kind, for another process."""
+        return type(self)(secrets)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """As the base class; a second is spelled once."""
@@ -62,10 +72,37 @@ class SafeFormatter(logging.Formatter):
         return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for secret in sorted(self._secrets(), key=len, reverse=True):
-            text = text.replace(secret, "[secret]")
+        return redact(super().format(record), self._secrets())
+
+
+class JsonFormatter(SafeFormatter):
+    """One JSON object a line, ASCII alone; what is logged as an object with ``fields`` says those."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        if hasattr(record.msg, "fields"):
+            fields |= record.msg.fields()
+        else:
+            fields["message"] = record.getMessage()
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        secrets = self._secrets()
+        for name, value in fields.items():
+            if isinstance(value, str):
+                fields[name] = shorten(redact(value, secrets))
+        return json.dumps(fields, separators=(",", ":"))
+
+
+def shorten(text: str) -> str:
+    """``text``, or its two ends where it is too long for a line that collectors take whole."""
+    if len(text) <= MAX_VALUE_CHARACTERS:
         return text
+    half = MAX_VALUE_CHARACTERS // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 class Outlet:
@@ -251,10 +288,10 @@ class GatheringHandler(logging.Handler):
             self.handleError(records[-1])
 
 
-def set_up(level: str, secrets: Callable[[], Collection[str]]) -> None:
+def set_up(level: str, secrets: Callable[[], Collection[str]], *, as_json: bool = False) -> None:
     """Logging of the whole process; ``level`` as in ``logging``."""
     handler = GatheringHandler()
-    handler.setFormatter(SafeFormatter(secrets))
+    handler.setFormatter((JsonFormatter if as_json else SafeFormatter)(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Nobody prints where a line came from; to find out takes half of what a line costs (logging HOWTO, Optimization).
     logging._srcfile = None

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from aiohttp import web
 
 from gateway.errors import GatewayError, Overloaded, UpstreamTimeout
 from gateway.resilience.attempts import Attempts
-from gateway.routing import Route
+from gateway.server.access import Caller
 from gateway.server.attempt import aim, ask, parse
 from gateway.server.client_stream import ClientStream
 from gateway.server.exchange import Exchange
+from gateway.server.recorder import ASKED
+from gateway.server.redaction import redact
 from gateway.server.relay import FoldSink, Relay, Sink
 from gateway.server.state import GatewayState, new_id
 from gateway.server.upstream import StaleConnection, UpstreamAnswer
@@ -37,18 +38,22 @@ from gateway.wire.json_text import dumps
 log = logging.getLogger("gateway")
 
 
-def begin(state: GatewayState, client: web.Request, request_id: str, raw: bytes) -> Exchange:
+def begin(state: GatewayState, client: web.Request, request_id: str, caller: Caller, raw: bytes) -> Exchange:
     """The exchange for one request, ready to be sent up. Raises GatewayError."""
     started = asyncio.get_running_loop().time()
     body = check_request(parse(state, raw))
     asked: str = body["model"]
-    route = state.config.table.resolve(asked)
-    session = _session(body, request_id) if _asks_for_session(route) else request_id
-    attempts = Attempts(route, state.config.server.retry, state.health, session, started)
+    client[ASKED] = asked
+    session = session_id(body) or ""
+    attempts = Attempts(
+        caller.route(asked), state.config.server.retry, state.health, session or request_id, started
+    )
     exchange = Exchange(
-        state, client, request_id, new_id("msg"), raw, asked, bool(body.get("stream")), measure(body), session,
+        state, client, request_id, new_id("msg"), raw, caller, asked, bool(body.get("stream")), measure(body), session,
         attempts, started,
     )  # fmt: skip
+    if state.prompt_log is not None:
+        exchange.transcript = state.prompt_log.transcript(caller.key, raw)
     aim(exchange, attempts.first(started), body)
     return exchange
 
@@ -61,27 +66,19 @@ async def run(exchange: Exchange) -> web.StreamResponse:
     state.running.add(task)
     state.peak_running = max(state.peak_running, len(state.running))
     try:
+        exchange.admit()
         return await (_stream(exchange) if exchange.streams else _fold(exchange))
     except GatewayError as error:
-        exchange.outcome = error.error_type
+        exchange.failed(error)
         raise
     except (asyncio.CancelledError, ConnectionError):
         if not exchange.delivered:
-            exchange.outcome = "client_closed"
+            exchange.closed(begun=exchange.first_output is not None)
         raise
     finally:
         exchange.raw = b""
         state.running.discard(task)
         exchange.record()
-
-
-def _asks_for_session(route: Route) -> bool:
-    return any(target.endpoints or target.profile.max_concurrency for target in (*route.targets, *route.on_overflow))
-
-
-def _session(body: dict[str, Any], request_id: str) -> str:
-    """Who takes turns with others, and stays with one key: the client's session; a request without one is its own."""
-    return session_id(body) or request_id
 
 
 # -- the answer ----------------------------------------------------------------------------------------
@@ -98,8 +95,8 @@ async def _stream(exchange: Exchange) -> web.StreamResponse:
             if not stream.begun:
                 raise _as_error(exchange, reason) from None
             error = _as_error(exchange, reason)
-            log.warning("%s %s failed in mid-stream: %s", exchange.request_id, exchange.attempt.name, error.message)
-            exchange.outcome = error.error_type
+            log.warning("%s %s failed in mid-stream: %s", exchange.request_id, exchange.attempt.name, error.logged)
+            exchange.failed(error, begun=True)
             stream.write(error_event(error, exchange.request_id))
         response = await stream.finish()
         exchange.delivered = True
@@ -119,6 +116,8 @@ async def _fold(exchange: Exchange) -> web.StreamResponse:
 
 async def _answer(exchange: Exchange, sink: Sink) -> None:
     """One attempt after the other, until content reached the sink. Raises GatewayError."""
+    if exchange.transcript is not None:
+        sink = exchange.transcript.before(sink)
     limit = exchange.state.config.server.retry.deadline
     try:
         async with asyncio.timeout_at(exchange.started + limit) as exchange.deadline:
@@ -131,19 +130,23 @@ async def _answer(exchange: Exchange, sink: Sink) -> None:
 
 async def _attempt(exchange: Exchange, sink: Sink) -> bool:
     """False: it failed, and the next one is prepared. Raises GatewayError."""
+    provider, metrics = exchange.attempt.target.provider.name, exchange.state.metrics
     try:
         await _relay(exchange, sink)
     except StaleConnection:
+        metrics.attempt(provider, "stale")
         if exchange.kept_alive:
             raise
         exchange.attempts.went_stale()
         exchange.needs_new_connection = True
         aim(exchange, exchange.attempt)
     except GatewayError as error:
+        metrics.attempt(provider, error.error_type)
         if exchange.first_output is not None or exchange.kept_alive:
             raise
         await _try_again(exchange, error)
     else:
+        metrics.attempt(provider, "ok")
         return True
     # A ping may send the head before the answer is there.
     sink.headers = exchange.headers
@@ -152,19 +155,27 @@ async def _attempt(exchange: Exchange, sink: Sink) -> bool:
 
 async def _relay(exchange: Exchange, sink: Sink) -> None:
     target = exchange.attempt.target
-    async with exchange.state.places.of(target, exchange.session):
-        answer = await ask(exchange)
-        sink.headers = _relayed(exchange, answer)
-        relay = Relay(
-            exchange.translator,
-            sink,
-            on_first=exchange.answer_begins,
-            provider=target.provider.name,
-            idle_timeout=target.profile.idle_timeout,
-        )
-        await relay.run(answer)
-        if exchange.first_output is None:
-            exchange.answer_begins()
+    grant = exchange.admit_to_provider()
+    try:
+        async with exchange.state.places.of(target, exchange.turn):
+            answer = await ask(exchange)
+            sink.headers = _relayed(exchange, answer)
+            relay = Relay(
+                exchange.translator,
+                sink,
+                on_first=exchange.answer_begins,
+                provider=target.provider.name,
+                idle_timeout=target.profile.idle_timeout,
+            )
+            await relay.run(answer)
+            if exchange.first_output is None:
+                exchange.answer_begins()
+    except asyncio.CancelledError:
+        exchange.left = True
+        raise
+    finally:
+        if grant is not None:
+            exchange.settle(grant)
 
 
 async def _try_again(exchange: Exchange, error: GatewayError) -> None:
@@ -175,7 +186,7 @@ async def _try_again(exchange: Exchange, error: GatewayError) -> None:
         if attempt is None:
             raise attempts.last_word(error)
         log.info(
-            "%s %s failed (%s); %s is asked%s", exchange.request_id, failed, error.message, attempt.name,
+            "%s %s failed (%s); %s is asked%s", exchange.request_id, failed, error.logged, attempt.name,
             f" in {attempt.wait_seconds:.1f} s" if attempt.wait_seconds else "",
         )  # fmt: skip
         if attempt.wait_seconds:
@@ -199,6 +210,7 @@ def _keep_alive(exchange: Exchange) -> bytes:
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:
     """The error that a stream ends with; a cancellation is one only when the gateway itself stops."""
     if isinstance(reason, GatewayError):
+        reason.message = redact(reason.message, exchange.state.config.secrets)
         return reason
     if not exchange.state.cutting:
         raise reason

@@ -12,18 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import ClientSession, web
 
-from gateway.config import Config
+from gateway.access.key_ring import KeyRing
+from gateway.config import Config, is_loopback
+from gateway.ledger.store import Ledger, ledger_path
 from gateway.server.aiohttp_build import unsupported
 from gateway.server.app import build_app
 from gateway.server.context_windows import ContextWindows
 from gateway.server.direct_upstream import DirectUpstream
+from gateway.server.host_check import HostCheck
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.listening_socket import share_again, steer_away
 from gateway.server.memory import give_back
@@ -31,11 +36,20 @@ from gateway.server.state import GatewayState
 from gateway.server.stopping import CUT_SECONDS, THREAD_NAME, Admission, Signals, drain, end_threads, hand_over
 from gateway.server.upstream import new_session
 
+if TYPE_CHECKING:
+    from gateway.server.admin import AdminListener
+    from gateway.server.metrics_board import Page
+    from gateway.server.server_tls import ServerTls
+
 log = logging.getLogger("gateway")
 
 POLL_SECONDS = 0.5
 """How often the files of the configuration are looked at."""
 BACKLOG = 1024
+LEDGER_SECONDS = 2.0
+"""What the ledger gets to write its last records."""
+BUDGET_SECONDS = 3.0
+"""How often a worker looks at what the others spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,20 @@ class Place:
     """Others may listen on the port too, and take what comes."""
     steers: bool = False
     """Says itself, when it leaves, that new connections go to the others."""
+    tls: ServerTls | None = None
+    prompts: Path | None = None
+    """The folder for the words of users who want them kept."""
+    workers: int = 1
+    """Processes that serve, with this one."""
+    admin: socket.socket | None = None
+    """For the admin listener (admin.py); workers share it."""
+    page: Page | None = None
+    """Where a worker's numbers are shown to the others."""
+
+    @property
+    def steered(self) -> tuple[socket.socket, ...]:
+        """One of each port, by which the kernel is told."""
+        return self.sockets[:1] if self.admin is None else (self.sockets[0], self.admin)
 
 
 class Role(Protocol):
@@ -70,13 +98,14 @@ class Role(Protocol):
         """The first signal came."""
 
 
-async def serve(config: Config, place: Place, role: Role) -> None:
+async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None:
     """Serves until a signal. Raises OSError when the port cannot be had."""
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(thread_name_prefix=THREAD_NAME)
     loop.set_default_executor(threads)
     async with new_session() as session:
-        state = GatewayState(config, session, direct_upstream(session))
+        state = GatewayState(config, session, direct_upstream(session), keys=keys)
+        ledger = _equip(state, place)
         windows = state.windows = ContextWindows(session, state.learned.add)
         runner = web.AppRunner(
             build_app(state),
@@ -94,14 +123,22 @@ async def serve(config: Config, place: Place, role: Role) -> None:
                 lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
                 sock=each,
                 backlog=BACKLOG,
+                **(place.tls.listener_options() if place.tls is not None else {}),
             )
             for each in place.sockets
         ]
+        admin = await _open_admin(state, place)
         if place.steers:
-            share_again(place.sockets[0])
+            for each in place.steered:
+                share_again(each)
         role.listening(listeners[0].sockets[0].getsockname()[1])
-        windows.ask(config.table)
-        tasks = [asyncio.create_task(each) for each in (*role.beside(state, signals), give_back(state))]
+        windows.ask(*config.tables)
+        beside = [*role.beside(state, signals), give_back(state)]
+        if place.tls is not None:
+            beside.append(place.tls.follow())
+        if ledger is not None:
+            beside.append(_count_budgets(state, ledger, place.workers))
+        tasks = [asyncio.create_task(each) for each in beside]
         await signals.stop.wait()
         state.ready = False
         role.stopping()
@@ -112,7 +149,53 @@ async def serve(config: Config, place: Place, role: Role) -> None:
         await _leave(place, listeners, admission, server)
         await drain(state, server, place.drain_seconds)
         await runner.cleanup()
+        if admin is not None:
+            await admin.close()
+        if ledger is not None:
+            await asyncio.to_thread(ledger.close, LEDGER_SECONDS)
     await end_threads(threads)
+
+
+def _equip(state: GatewayState, place: Place) -> Ledger | None:
+    """Gives ``state`` what depends on the place; the ledger, which begins to write."""
+    state.host_check = HostCheck(loopback=all(is_loopback(each.getsockname()[0]) for each in place.sockets))
+    state.ledger = _open_ledger(state.config)
+    if place.prompts is not None:
+        from gateway.server.prompt_log import PromptLog  # most gateways keep nobody's words
+
+        state.prompt_log = PromptLog(place.prompts)
+    return state.ledger
+
+
+def _open_ledger(config: Config) -> Ledger | None:
+    """None: there is no file to keep it beside, or none is wanted."""
+    settings = config.server.ledger
+    if config.path is None or not settings.enabled:
+        return None
+    ledger = Ledger(ledger_path(settings.file, config.path.parent), settings.retention_days)
+    ledger.start()
+    return ledger
+
+
+async def _count_budgets(state: GatewayState, ledger: Ledger, workers: int) -> None:
+    """What was spent before we started; and, where others serve too, what they spend."""
+    while True:
+        state.limiter.restore(await asyncio.to_thread(ledger.totals, time.time()))
+        if workers == 1:
+            return
+        await asyncio.sleep(BUDGET_SECONDS)
+
+
+async def _open_admin(state: GatewayState, place: Place) -> AdminListener | None:
+    if place.admin is None:
+        return None
+    from gateway.server.admin import AdminListener  # most gateways have none
+
+    if place.page is not None:
+        state.metrics.share(place.page)
+    listener = AdminListener(state, place.admin)
+    await listener.open()
+    return listener
 
 
 async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admission, server: web.Server) -> None:
@@ -120,7 +203,8 @@ async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admis
     if place.inherited:
         _close(listeners)  # what waits is the next one's
     if place.steers:
-        steer_away(place.sockets[0])
+        for each in place.steered:
+            steer_away(each)
     if place.shared:
         admission.last_chance = True
         await hand_over([] if place.inherited else place.sockets, server)

@@ -61,8 +61,7 @@ async def probe(config: Config, port: int, announce: Announce) -> None:
         for place in provider.endpoints or (provider,)
     ):
         await asyncio.to_thread(tls_context)
-    routes = (*config.table.routes.values(), *(route for _, route in config.table.patterns))
-    for api in {target.api for route in routes for target in (*route.targets, *route.on_overflow)}:
+    for api in {target.api for _, route in config.named_routes for target in (*route.targets, *route.on_overflow)}:
         await asyncio.to_thread(adapters.get, api)
     announce(port, await unreachable(config.providers.values()))
 

@@ -9,16 +9,26 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gateway.access.key_ring import KeyRing
 from gateway.config import Config
-from gateway.reload import Reloader
+from gateway.config.settings import AdminSettings
+from gateway.reload import KeyReloader, Reloader
 from gateway.server import listening_socket, logs
 from gateway.server.aiohttp_build import refuse_unsafe_aiohttp
 from gateway.server.reloading import Reloading
 from gateway.server.run import Place, serve
 from gateway.server.standalone import Announce, Standalone
 
+if TYPE_CHECKING:
+    from gateway.server.server_tls import ServerTls
+
 DRAIN_SECONDS = 30.0
+
+Reloaders = tuple[Reloader, KeyReloader]
+"""Of providers.yaml and of the clients' keys."""
 
 
 class StartError(Exception):
@@ -39,6 +49,9 @@ class Options:
     reuse_port: bool = False
     """Another gateway may have the port too."""
     workers: int = 1
+    json_log: bool = False
+    prompts: Path | None = None
+    """The folder for ``--log-prompts``."""
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -50,26 +63,46 @@ def inherited_sockets() -> list[socket.socket]:
         raise StartError(f"socket activation: {error}") from None
 
 
-def start(config: Config, options: Options, *, announce: Announce, reloader: Reloader | None, log_level: str) -> None:
-    """Serves until a signal. Raises StartError."""
+def start(
+    config: Config, keys: KeyRing, options: Options, *, announce: Announce, reloaders: Reloaders | None, log_level: str
+) -> None:
+    """Serves until a signal; ``reloaders`` None: there is no file. Raises StartError."""
     unsafe = refuse_unsafe_aiohttp()
     if unsafe:
         raise StartError(unsafe)
-    logs.set_up(log_level, lambda: config.secrets if reloader is None else reloader.secrets)
-    reloading = None if reloader is None else Reloading(reloader, config, loopback=options.loopback)
+    logs.set_up(
+        log_level, lambda: config.secrets if reloaders is None else reloaders[0].secrets, as_json=options.json_log
+    )
+    tls = _tls(config)
+    admin = _admin_socket(config.server.admin, options)
+    reloading = (
+        None
+        if reloaders is None
+        else Reloading(reloaders[0], config, reloaders[1], keys, loopback=options.loopback)
+    )
     try:
         sockets = tuple(options.inherited) or tuple(
             listening_socket.bind(options.host, options.port, reuse_port=options.reuse_port, count=options.workers)
         )
         inherited = bool(options.inherited)
         steers = options.reuse_port and not inherited
-        place = Place(sockets, options.drain_seconds, inherited, shared=inherited or steers, steers=steers)
+        place = Place(
+            sockets,
+            options.drain_seconds,
+            inherited,
+            shared=inherited or steers,
+            steers=steers,
+            tls=tls,
+            prompts=options.prompts,
+            workers=options.workers,
+            admin=admin,
+        )
         if options.workers > 1:
-            _supervise(config, place, options, reloading, announce)
+            _supervise(config, keys, place, options, reloading, announce)
         else:
             role = Standalone(config, reloading, announce, options.drain_seconds)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(serve(config, place, role))
+                runner.run(serve(config, keys, place, role))
     except OSError as error:
         where = f"port {options.port} on {options.host}"
         if error.errno == errno.EADDRINUSE:
@@ -85,13 +118,44 @@ def start(config: Config, options: Options, *, announce: Announce, reloader: Rel
             handler.flush()
 
 
+def _tls(config: Config) -> ServerTls | None:
+    if config.server.tls is None:
+        return None
+    from gateway.server.server_tls import ServerTls, TlsError  # most gateways have none
+
+    try:
+        return ServerTls(config.server.tls)
+    except TlsError as error:
+        raise StartError(str(error)) from None
+
+
+def _admin_socket(settings: AdminSettings | None, options: Options) -> socket.socket | None:
+    """Bound, and listening already, so that what is wrong with it is not taken for the clients' port's fault."""
+    if settings is None:
+        return None
+    where = f"server.admin: port {settings.port} on {settings.host}"
+    try:
+        [listening] = listening_socket.bind(settings.host, settings.port, reuse_port=options.reuse_port)
+        listening.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"{where} is taken; stop what listens there, or name another") from None
+        raise StartError(f"{where}: cannot listen there: {error.strerror or error}") from None
+    except UnicodeError:
+        raise StartError(f"{where}: this is no host name") from None
+    host, port = listening.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    logging.getLogger("gateway").info("metrics are at %s/metrics", url)
+    return listening
+
+
 def _supervise(
-    config: Config, place: Place, options: Options, reloading: Reloading | None, announce: Announce
+    config: Config, keys: KeyRing, place: Place, options: Options, reloading: Reloading | None, announce: Announce
 ) -> None:
     from gateway.server.supervisor import Supervisor  # most gateways are one process
 
     factory = loop_factory()
-    status = Supervisor(config, place, options.workers, reloading, announce, factory).run()
+    status = Supervisor(config, keys, place, options.workers, reloading, announce, factory).run()
     if status:
         raise SystemExit(status)
 

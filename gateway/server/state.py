@@ -8,15 +8,21 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession, web
 
+from gateway.access.key_ring import KeyRing
+from gateway.access.limiter import Limiter
 from gateway.config import Config
 from gateway.resilience.health import Health
 from gateway.server.context_windows import ContextWindows
 from gateway.server.direct_upstream import DirectUpstream
+from gateway.server.forwarded import TrustedProxies
+from gateway.server.host_check import HostCheck
 from gateway.server.learned import Learned
+from gateway.server.metric_families import CONFIG_STALE, INFLIGHT, KEYS_STALE, LEDGER_DROPPED
+from gateway.server.metrics import Metrics
 from gateway.server.places import Places
 from gateway.translate.token_estimate import TokenEstimator
 from gateway.wire.request_reader import RequestReader
@@ -35,6 +41,19 @@ class GatewayState:
     reader: RequestReader = field(default_factory=RequestReader)
     health: Health = field(default_factory=Health)
     places: Places = field(default_factory=Places)
+    host_check: HostCheck = field(default_factory=HostCheck)
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    keys: KeyRing = field(default_factory=KeyRing)
+    """The clients' keys in force; a reload swaps them with one assignment."""
+    keys_error: str | None = None
+    """Why the key file as it stands now is not in force."""
+    limiter: Limiter = field(default_factory=Limiter)
+    ledger: Ledger | None = None
+    """None: no records are kept."""
+    prompt_log: PromptLog | None = None
+    """None: nobody's words are kept."""
+    callers: dict[str, Caller] = field(default_factory=dict)
+    """By the key's name: what access.py found out last."""
     windows: ContextWindows | None = None
     """Asks the servers whose context window is theirs to say; None in tests that need none."""
     ping_interval: float = 9.0
@@ -48,7 +67,20 @@ class GatewayState:
     """The time to drain is over; a cancelled request ends with an error of its own."""
     config_error: str | None = None
     """Why the file as it stands now is not in force."""
+    metrics: Metrics = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(lambda: self.config)
+        self.metrics.watch(INFLIGHT, lambda: len(self.running))
+        self.metrics.watch(CONFIG_STALE, lambda: self.config_error is not None)
+        self.metrics.watch(KEYS_STALE, lambda: self.keys_error is not None)
+        self.metrics.watch(LEDGER_DROPPED, lambda: 0 if self.ledger is None else self.ledger.lost)
+
+
+if TYPE_CHECKING:
+    from gateway.ledger.store import Ledger
+    from gateway.server.access import Caller
+    from gateway.server.prompt_log import PromptLog
 
 STATE = web.AppKey("STATE", GatewayState)
 

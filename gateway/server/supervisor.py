@@ -21,14 +21,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import NoReturn
 
+from gateway.access.key_ring import KeyRing
 from gateway.config import Config
 from gateway.server import listening_socket, run, worker
 from gateway.server.logs import SafeFormatter
-from gateway.server.reloading import Outcome, Reloading
+from gateway.server.metrics_board import Board, Page
+from gateway.server.reloading import News, Reloading
 from gateway.server.run import Place
 from gateway.server.service_notify import notify, watchdog_interval
 from gateway.server.standalone import Announce
@@ -44,6 +46,8 @@ HUNG_SECONDS = 30.0
 """A worker that says nothing for so long is killed."""
 ANSWER_SECONDS = 5.0
 """How long a reload waits for a worker before it is called done."""
+PAGES_EACH = 3
+"""Pages of the board for each worker: those that leave keep theirs as long as their answers go on."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop] | None
@@ -58,6 +62,8 @@ class Child:
     channel: socket.socket
     started: float
     heard: float
+    page: Page | None
+    """Of the board of metrics; None: there is none, or all are in use."""
     outgoing: bytearray = field(default_factory=bytearray)
     listens: bool = False
     leaving: bool = False
@@ -69,6 +75,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
+        keys: KeyRing,
         place: Place,
         count: int,
         reloading: Reloading | None,
@@ -76,7 +83,8 @@ class Supervisor:
         loop_factory: LoopFactory,
     ) -> None:
         self._config = config
-        self._error: str | None = None
+        self._keys = keys
+        self._errors = News()
         self._place = place
         self._reloading = reloading
         self._announce = announce
@@ -94,9 +102,10 @@ class Supervisor:
         self._stop_by: float | None = None
         """Set by the first signal: when what still runs is killed."""
         self._heard_signals: list[int] = []
-        self._unsaid: tuple[Outcome, set[Child], float] | None = None
+        self._unsaid: tuple[News, set[Child], float] | None = None
         """A reload that some workers have not confirmed yet, and until when they may."""
         self._had_terminal = os.isatty(0)
+        self._board = None if place.admin is None else Board(PAGES_EACH * count)
 
     def run(self) -> int:
         """Until a signal; the exit status. Raises OSError when a socket cannot listen."""
@@ -104,7 +113,8 @@ class Supervisor:
             each.listen(run.BACKLOG)
         self._port = self._place.sockets[0].getsockname()[1]
         if self._place.steers:
-            listening_socket.share_again(self._place.sockets[0])
+            for each in self._place.steered:
+                listening_socket.share_again(each)
         wakeup, told = socket.socketpair()
         for end in (wakeup, told):
             end.setblocking(False)
@@ -145,6 +155,9 @@ class Supervisor:
 
     def _start(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
+        page = None if self._board is None else self._board.take()
+        if self._board is not None and page is None:
+            log.warning("too many workers are leaving: what the next one does is not in the metrics")
         sys.stdout.flush()
         sys.stderr.flush()
         # A signal between the fork and the child's own handlers would be lost.
@@ -153,17 +166,17 @@ class Supervisor:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                self._become_worker(slot, theirs)
+                self._become_worker(slot, theirs, page)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         ours.setblocking(False)
         now = time.monotonic()
-        child = Child(slot, pid, ours, started=now, heard=now)
+        child = Child(slot, pid, ours, started=now, heard=now, page=page)
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
 
-    def _become_worker(self, slot: int, channel: socket.socket) -> NoReturn:
+    def _become_worker(self, slot: int, channel: socket.socket, page: Page | None) -> NoReturn:
         status = 1
         try:
             for number, action in zip(
@@ -175,18 +188,19 @@ class Supervisor:
             self._selector.close()
             for child in self._children:
                 child.channel.close()
-            place = self._place_of(slot)
-            role = Worker(channel, self._config, self._error, self._announce)
+            place = self._place_of(slot, page)
+            role = Worker(channel, self._config, self._errors, self._announce)
             for handler in logging.getLogger().handlers:
-                handler.setFormatter(SafeFormatter(lambda: role.secrets))
+                if isinstance(handler.formatter, SafeFormatter):
+                    handler.setFormatter(handler.formatter.anew(lambda: role.secrets))
             with asyncio.Runner(loop_factory=self._loop_factory) as runner:
-                runner.run(run.serve(self._config, place, role))
+                runner.run(run.serve(self._config, self._keys, place, role))
             status = 0
         except BaseException:
             log.exception("a defect of the gateway: worker %d ends", os.getpid())
         end_at_once(status)
 
-    def _place_of(self, slot: int) -> Place:
+    def _place_of(self, slot: int, page: Page | None) -> Place:
         """The slot's own socket where each has one; all of them where not. The others' are closed."""
         place, sockets = self._place, self._place.sockets
         if place.inherited or len(sockets) != self._count:
@@ -194,7 +208,9 @@ class Supervisor:
         else:
             own = (sockets[slot],)
             listening_socket.close([each for each in sockets if each is not own[0]])
-        return Place(own, place.drain_seconds, place.inherited, place.shared)
+        # One whose numbers cannot be merged answers no scrape.
+        admin = None if page is None else place.admin
+        return replace(place, sockets=own, steers=False, page=page, admin=admin)
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -206,6 +222,8 @@ class Supervisor:
         self._hear(child)
         self._children.remove(child)
         self._forget(child)
+        if self._board is not None and child.page is not None:
+            self._board.release(child.page)
         if self._stop_by is not None:
             # One that was told to stop before it could hear is no failure.
             if status and (child.listens or status != -signal.SIGTERM):
@@ -271,7 +289,7 @@ class Supervisor:
         self._ready = True
         self._announce(self._port, None)
         notify("READY=1")
-        self._tell(self._children[0], Down(None, None, announce=True))
+        self._tell(self._children[0], Down(None))
 
     def _tell(self, child: Child, message: Down) -> None:
         child.outgoing += worker.frame(message)
@@ -302,10 +320,12 @@ class Supervisor:
         outcome = self._reloading.look(forced=forced)
         if outcome is not None:
             self._say_unsaid()
-            self._config, self._error = outcome.config or self._config, outcome.error
+            self._config = outcome.config or self._config
+            self._keys = self._keys if outcome.keys is None else outcome.keys
+            self._errors = News(error=outcome.error, keys_error=outcome.keys_error)
             self._unsaid = (outcome, set(self._children), time.monotonic() + ANSWER_SECONDS)
             for child in self._children:
-                self._tell(child, Down(outcome.config, outcome.error))
+                self._tell(child, Down(outcome))
         elif forced:
             notify("READY=1")
 
@@ -346,8 +366,9 @@ class Supervisor:
         self._stop_by = by
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int((self._place.drain_seconds + 10) * 1e6)}")
         if self._place.steers:
-            listening_socket.steer_away(self._place.sockets[0], len(self._place.sockets))
-        listening_socket.close(self._place.sockets)
+            for each in self._place.steered:
+                listening_socket.steer_away(each, 1 if each is self._place.admin else len(self._place.sockets))
+        listening_socket.close([*self._place.sockets, *self._place.steered])
         for child in self._children:
             os.kill(child.pid, signal.SIGTERM)
 

@@ -34,12 +34,17 @@ LARGE_BODY_BYTES = 1 << 20
 """From here on a body is written in pieces; aiohttp warns about one large write."""
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_BODY_SECONDS = 10.0
+_DEAD_PATH = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 35_000}
+"""A connection on which nothing is heard is asked for a sign after 20 s, and given up 15 s later; so is one whose bytes
+nobody acknowledges. Seconds, but for the last one (ms)."""
 
 
 def new_session() -> aiohttp.ClientSession:
     """The process's client session; its connector also serves direct_upstream.py."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=30, enable_cleanup_closed=True),
+        connector=aiohttp.TCPConnector(
+            limit=0, limit_per_host=0, keepalive_timeout=30, enable_cleanup_closed=True, socket_factory=watched_socket
+        ),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -47,6 +52,17 @@ def new_session() -> aiohttp.ClientSession:
         max_line_size=32 * 1024,
         max_field_size=32 * 1024,
     )
+
+
+def watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices a dead path: without this, an upstream that is merely slow looks the same for ever."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _DEAD_PATH.items():
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
 
 
 class Consumer(Protocol):

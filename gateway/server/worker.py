@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 
 from gateway.config import Config
-from gateway.server.reloading import take_over
+from gateway.server.reloading import News, take_over
 from gateway.server.standalone import Announce, probe
 from gateway.server.state import GatewayState
 from gateway.server.stopping import Signals
@@ -35,12 +35,8 @@ _LENGTH_BYTES = 4
 class Down:
     """What the supervisor says."""
 
-    config: Config | None
-    """To take over; None: keep the one before."""
-    error: str | None
-    """Why the file as it stands is not in force."""
-    announce: bool = False
-    """Nothing of that: find out which providers cannot be reached, and show the table."""
+    news: News | None
+    """To take over; None: find out which providers cannot be reached, and show the table."""
 
 
 def frame(message: Down) -> bytes:
@@ -54,10 +50,11 @@ class Worker:
 
     hears_all = False
 
-    def __init__(self, channel: socket.socket, config: Config, error: str | None, announce: Announce) -> None:
+    def __init__(self, channel: socket.socket, config: Config, news: News, announce: Announce) -> None:
+        """``news``: what is wrong with the files at the start."""
         self._channel = channel
         self._config = config
-        self._error = error
+        self._news = news
         self._announce = announce
         self._port = 0
         self.secrets = config.secrets
@@ -68,7 +65,7 @@ class Worker:
         self._say(LISTENS)
 
     def beside(self, state: GatewayState, signals: Signals) -> Iterable[Coroutine[object, object, None]]:
-        state.config_error = self._error
+        take_over(state, self._news)
         yield self._listen(state, signals)
         yield self._heartbeat()
 
@@ -94,12 +91,12 @@ class Worker:
                 length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
                 data = await reader.readexactly(length)
                 message: Down = await asyncio.to_thread(pickle.loads, data)
-                if message.announce:
+                if message.news is None:
                     await probe(self._config, self._port, self._announce)
                     continue
-                if message.config is not None:
-                    self.secrets |= message.config.secrets
-                take_over(state, message.config, message.error)
+                if message.news.config is not None:
+                    self.secrets |= message.news.config.secrets
+                take_over(state, message.news)
                 self._say(TOOK_OVER)
         except (asyncio.IncompleteReadError, OSError):
             log.error("the supervisor is gone: this worker (%d) stops", os.getpid())

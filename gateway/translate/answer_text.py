@@ -17,6 +17,7 @@ from gateway.translate.stream_reader import StreamReader
 from gateway.translate.think_tags import ThinkTags, may_open
 from gateway.translate.tool_calls import ToolCalls
 from gateway.translate.upstream_errors import ErrorContext
+from gateway.translate.usage import Usage
 from gateway.translate.writer import MessageStreamWriter
 
 
@@ -65,6 +66,10 @@ class AnswerText(StreamReader):
         """Nothing is left to be done about ``_content`` but to write it."""
         self._waiting = False
         """Some text may wait for what follows it."""
+
+    def usage_so_far(self) -> Usage:
+        """What an answer that ends here has cost."""
+        return self._writer.usage_so_far if self.usage.estimated else self.usage
 
     def keep_alive(self) -> bytes:
         """A whole event that adds nothing to the answer."""

@@ -289,7 +289,8 @@ def _classify(status: int, cause: _Cause, context: ErrorContext, retry_after: in
     if kind is RequestTooLarge:
         before, after = "prompt is too long (", f"{after})"
     own_status = status if kind is UpstreamFailed and 500 <= status < 600 else None
-    return kind(_message(cause, context, before, after), status=own_status, retry_after=retry_after)
+    message, said = _message(cause, context, before, after)
+    return _quoting(kind(message, status=own_status, retry_after=retry_after), cause, said)
 
 
 def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
@@ -303,7 +304,11 @@ def _is_overflow(status: int, cause: _Cause, text: str) -> bool:
 
 
 def _overflow(cause: _Cause, context: ErrorContext) -> GatewayError:
-    detail = _message(cause, context, room=MAX_DETAIL_BYTES)
+    detail, said = _message(cause, context, room=MAX_DETAIL_BYTES)
+    return _quoting(_too_long(cause, detail), cause, said)
+
+
+def _too_long(cause: _Cause, detail: str) -> GatewayError:
     room = _ROOM.search(cause.text)
     if room:
         window, prompt, output = (_number(group) or 0 for group in room.groups())
@@ -332,13 +337,19 @@ def _number(text: str | None) -> int | None:
 def _not_ready(cause: _Cause, context: ErrorContext) -> GatewayError:
     where = context.key_source or f"providers.{context.provider}.api_key"
     before = f"{context.provider} refused the gateway's key; look at {where}. "
-    return ProviderNotReady(_message(cause, context, before))
+    message, said = _message(cause, context, before)
+    return _quoting(ProviderNotReady(message), cause, said)
+
+
+def _quoting(error: GatewayError, cause: _Cause, said: str) -> GatewayError:
+    error.quoted = said if cause.text else ""
+    return error
 
 
 def _message(
     cause: _Cause, context: ErrorContext, before: str = "", after: str = "", room: int = MAX_MESSAGE_BYTES
-) -> str:
-    """The cause between ``before`` and ``after``; it takes what ``room``, in bytes of JSON, leaves it."""
+) -> tuple[str, str]:
+    """The cause between ``before`` and ``after``, and alone; it takes what ``room``, in bytes of JSON, leaves it."""
     said = cause.message.strip() or "no reason given"
     if context.secret:
         # Before the cut, which might leave half of it.
@@ -346,7 +357,8 @@ def _message(
     # These bytes end up in a terminal.
     said = "".join(char if char.isprintable() or char in "\n\t" else " " for char in said[:MAX_MESSAGE_BYTES])
     before = f"{before}{context.provider}: "
-    return f"{before}{shortened(said, room - _size(before + after))}{after}"
+    said = shortened(said, room - _size(before + after))
+    return f"{before}{said}{after}", said
 
 
 def shortened(text: str, room: int) -> str:

@@ -29,6 +29,8 @@ _BETA_FIELDS = frozenset(
     ("speed", "inference_geo", "fallbacks", "diagnostics", "thread", "compaction", "container", "mcp_servers", "betas")
 )
 """Top-level fields that only Anthropic's own API knows, behind its betas."""
+_ROUTING_FIELDS = frozenset(("api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"))
+"""With which clients of other gateways choose an upstream; one behind us might obey."""
 _REASONING = ("thinking", "redacted_thinking")
 
 
@@ -61,6 +63,10 @@ def to_anthropic(
     _reasoning(body, wire, profile, changes)
     if "tool_choice" in wire:
         fit_choice(wire, profile, names, changes)
+    if not _ROUTING_FIELDS.isdisjoint(wire):
+        for name in [name for name in wire if name in _ROUTING_FIELDS]:
+            changes.add("dropped", name, "a client chooses no upstream")
+            del wire[name]
     if not profile.keep_betas and not _BETA_FIELDS.isdisjoint(wire):
         for name in [name for name in wire if name in _BETA_FIELDS]:
             changes.add("dropped", name, "only Anthropic's own API knows it")

@@ -22,7 +22,7 @@ from gateway.errors import UpstreamProtocolError
 from gateway.translate.stop_sequences import StopSequences
 from gateway.translate.stream_reader import StreamReader
 from gateway.translate.upstream_errors import ErrorContext, find_error, payload_error
-from gateway.translate.usage import Usage, count, from_anthropic
+from gateway.translate.usage import Usage, count, estimated_usage, from_anthropic
 from gateway.translate.writer import PING, message_start
 from gateway.wire.json_text import dumps
 from gateway.wire.sse import encode_event
@@ -71,6 +71,7 @@ class PassthroughTranslator(StreamReader):
         "_message_id",
         "_open",
         "_own_block",
+        "_said",
         "_start",
         "_started",
         "_stops",
@@ -102,12 +103,25 @@ class PassthroughTranslator(StreamReader):
         """(the upstream's index, type) of the open block."""
         self._own_block = False
         """A block of ours is open, which keeps the client listening."""
+        self._said = 0
+        """Characters of the answer."""
         self._late_start = False
         """``message_start`` came when ours was written already."""
         self._tool_ids: set[str] = set()
         self._whole_input: JSON | None = None
         """The input that stood in a tool call's start, as long as no delta came."""
         self._delta_seen = False
+
+    def usage_so_far(self) -> Usage:
+        """What an answer that ends here has cost."""
+        if self._delta_seen:
+            return self.usage
+        estimate, known = estimated_usage(self._estimate, self._said), self.usage
+        return known._replace(
+            input_tokens=known.input_tokens if known.prompt_tokens else estimate.input_tokens,
+            output_tokens=max(known.output_tokens, estimate.output_tokens),
+            estimated=True,
+        )
 
     def keep_alive(self) -> bytes:
         """An empty delta of the open block; where there is none, in a thinking block of our own."""
@@ -225,8 +239,11 @@ class PassthroughTranslator(StreamReader):
         block, field = _DELTAS.get(kind, _ANY)
         if block is not None and block != self._open[1]:
             raise self._wrong("a delta that does not fit its block")
-        if field is not None and not isinstance(delta.get(field), str):
-            raise self._wrong(f"a {kind} without its text")
+        if field is not None:
+            text = delta.get(field)
+            if not isinstance(text, str):
+                raise self._wrong(f"a {kind} without its text")
+            self._said += len(text)
         if kind == "text_delta" and self._stops.cuts:
             self._write_text(delta["text"])
             return

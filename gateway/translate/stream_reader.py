@@ -116,6 +116,10 @@ class StreamReader:
             raise
         return self._take()
 
+    def usage_so_far(self) -> Usage:
+        """What an answer that ends here has cost."""
+        return self.usage
+
     def keep_alive(self) -> bytes:
         """A whole event that adds nothing; none here."""
         return b""

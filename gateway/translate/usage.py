@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+_BYTES_PER_OUTPUT_TOKEN = 4
+"""For answers whose upstream reports no usage; the usual figure for English text."""
+
 
 class Usage(NamedTuple):
     """Token counts of one answer."""
@@ -39,6 +42,11 @@ class Usage(NamedTuple):
         if self.reasoning_tokens:
             wire["output_tokens_details"] = {"thinking_tokens": self.reasoning_tokens}
         return wire
+
+
+def estimated_usage(input_tokens: int, written: int) -> Usage:
+    """The counts of an answer of ``written`` bytes whose upstream reported none."""
+    return Usage(input_tokens, output_tokens=max(1, written // _BYTES_PER_OUTPUT_TOKEN), estimated=True)
 
 
 def from_chat(usage: Any) -> Usage | None:

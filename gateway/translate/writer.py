@@ -27,7 +27,7 @@ import orjson
 
 from gateway.errors import GatewayError, UpstreamProtocolError
 from gateway.translate.json_progress import JsonProgress
-from gateway.translate.usage import Usage
+from gateway.translate.usage import Usage, estimated_usage
 from gateway.wire.json_text import dumps, without_surrogates
 from gateway.wire.sse import encode_event
 
@@ -35,9 +35,6 @@ PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
 """What may be held back behind one open call."""
-
-_BYTES_PER_OUTPUT_TOKEN = 4
-"""For answers whose upstream reports no usage; the usual figure for English text."""
 
 
 def error_event(error: GatewayError, request_id: str) -> bytes:
@@ -202,6 +199,11 @@ class MessageStreamWriter:
         call = self._calls.get(key)
         return call is not None and call.progress.complete
 
+    @property
+    def usage_so_far(self) -> Usage:
+        """The token counts, as far as they are known."""
+        return self._usage or estimated_usage(self._estimate, self._written)
+
     def usage(self, usage: Usage) -> None:
         """The final token counts; without them they are estimated."""
         self._usage = usage
@@ -215,9 +217,7 @@ class MessageStreamWriter:
             self._write(self._held.popleft())
         self._close()
         self._start()
-        usage = self._usage or Usage(
-            self._estimate, output_tokens=max(1, self._written // _BYTES_PER_OUTPUT_TOKEN), estimated=True
-        )
+        usage = self.usage_so_far
         delta = {
             "type": "message_delta",
             "delta": {"stop_reason": stop_reason, "stop_sequence": stop_sequence},

@@ -88,11 +88,16 @@ class Serving:
 
 @contextmanager
 def serving(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, port: int = 0, heard: bool = True
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    port: int = 0,
+    heard: bool = True,
+    patience: float = SECONDS,
 ) -> Iterator[Serving]:
     """``gateway serve``, once it listens. Unless ``heard``, its output goes to pipes that nobody reads any more.
 
-    A watchdog ends what hangs.
+    A watchdog ends what hangs for longer than ``patience``.
     """
     command = [*GATEWAY, "serve", "--port", str(port), *arguments]
     process = subprocess.Popen(
@@ -112,7 +117,7 @@ def serving(
     reader = threading.Thread(target=_collect, args=(process.stderr, gateway.err))
     if heard:
         reader.start()
-    watchdog = threading.Timer(SECONDS, process.kill)
+    watchdog = threading.Timer(patience, process.kill)
     watchdog.start()
     try:
         if heard:

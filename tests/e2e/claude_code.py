@@ -15,6 +15,7 @@ from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TURN_SECONDS = 120
+END_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class Running:
         self._events: list[dict[str, Any]] = []
         self._stderr = b""
         self._news = threading.Condition()
-        self._readers = [threading.Thread(target=read) for read in (self._read_events, self._read_stderr)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_events, self._read_stderr)]
         for reader in self._readers:
             reader.start()
 
@@ -135,10 +136,11 @@ class Running:
         self._process.kill()
         self._process.wait()
         for reader in self._readers:
-            reader.join()
+            # A tool that the client left behind may hold the other end.
+            reader.join(END_SECONDS)
 
     def wait_for(self, holds: Callable[[list[dict[str, Any]]], object]) -> None:
-        """Returns once ``holds`` is true of the events so far. Raises AssertionError when they end, or take too long."""
+        """Returns once ``holds`` is true of the events so far. Raises AssertionError when they end or take too long."""
         with self._news:
             while not holds(self._events):
                 assert self._readers[0].is_alive(), self._events[-3:]

@@ -21,7 +21,7 @@ from tests.server.gateway_process import Gateway, turn
 HEADER_SECONDS, BODY_SECONDS, LATE_SECONDS = 10.0, 30.0, 4.0
 PING_SECONDS, PING_LATE_SECONDS = 10.0, 0.5
 PINGS = 2
-HEAD = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n"
+HEAD = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n"
 LAST = HEAD + b"connection: close\r\n"
 UNFINISHED_HEADS = {"silent": b"", "partial": HEAD[:20], "no end": HEAD, "trickled": HEAD}
 UNFINISHED_BODIES = {

@@ -223,7 +223,7 @@ async def test_a_flood_of_chunks_is_refused(gateway: Gateway, footprint: Footpri
     """H3: a hundred mebibytes, of which 32 are taken."""
     before = footprint.forget_peak()
     async with connected(gateway.port) as (reader, writer):
-        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
 
         async def push() -> None:
             for _ in range(100 * 16):
@@ -281,7 +281,7 @@ async def test_a_thousand_idle_clients(gateway: Gateway, footprint: Footprint) -
         for number in range(1000):
             reader, writer = await stack.enter_async_context(connected(gateway.port))
             if number % 2:
-                writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         watch = Stopwatch(gateway.pid)
         assert (await gateway.ask("sonnet")).reading().finished
@@ -349,7 +349,7 @@ def failing(upstream: FaultyUpstream) -> dict[str, Script]:
 
 
 def request(body: bytes) -> bytes:
-    head = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
     return head % len(body) + body
 
 

@@ -97,7 +97,7 @@ async def say(
 ) -> tuple[int, dict[str, str]]:
     """One turn on an open connection: status and headers of the answer, which is read to its end."""
     body = orjson.dumps(turn(model))
-    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {token}\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: {token}\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     top = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in top[1:] if line)}

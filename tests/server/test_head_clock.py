@@ -14,7 +14,7 @@ from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 HEADER_SECONDS = 0.05
-REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n"
+REQUEST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
 
 
 class InPieces(EnvelopeRequestHandler):

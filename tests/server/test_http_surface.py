@@ -241,7 +241,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_came(gateway: Gateway)
     """By its content-length; not a byte of the 33 MiB is sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
-        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\ncontent-length: %d\r\n\r\n"
+        b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: %b\r\ncontent-length: %d\r\n\r\n"
         % (TOKEN.encode(), 33 * MIB)
     )
     async with asyncio.timeout(STOP_SECONDS):
@@ -258,7 +258,7 @@ async def test_a_client_that_sends_too_much_reads_why(gateway: Gateway, chunked:
     """33 MiB are really sent; the answer arrives, not a reset."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     length = "transfer-encoding: chunked" if chunked else f"content-length: {33 * MIB}"
-    writer.write(f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n{length}\r\n\r\n".encode())
+    writer.write(f"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-api-key: {TOKEN}\r\n{length}\r\n\r\n".encode())
     block = b"10000\r\n" + b"x" * 65536 + b"\r\n" if chunked else b"x" * 65536
 
     async def push() -> None:

@@ -299,7 +299,7 @@ async def test_a_hung_reader_holds_no_second_signal_up(start: Callable[..., Proc
     await ask(process.gateway, 100)
     host, port = "127.0.0.1", process.gateway.port
     _, writer = await asyncio.open_connection(host, port)
-    writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+    writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n")
     await writer.drain()
     # What comes on another connection later is seen later.
     await ask(process.gateway, 1)

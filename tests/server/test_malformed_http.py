@@ -10,31 +10,32 @@ import pytest
 from tests.server.gateway_process import TOKEN, Gateway, raw, turn
 
 BODY = orjson.dumps(turn("sonnet"))
-HEAD = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\ncontent-length: %d\r\n" % (TOKEN.encode(), len(BODY))
+START = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n"
+HEAD = START + b"x-api-key: %b\r\ncontent-length: %d\r\n" % (TOKEN.encode(), len(BODY))
 POST = HEAD + b"\r\n" + BODY
-SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\n\r\n" % TOKEN.encode()
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx-api-key: %b\r\n\r\n" % TOKEN.encode()
 
 
 def chunked(*fields: bytes, body: bytes = b"0\r\n\r\n") -> bytes:
-    return b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n" + body
+    return b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n" + body
 
 
 MALFORMED = {
     "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "one word": b"HELLO\r\n\r\n",
     "no version": b"GET /healthz\r\n\r\n",
-    "unknown version": b"GET /healthz HTTP/9.9\r\nhost: x\r\n\r\n",
-    "not HTTP but alike": b"GET /healthz ICY/1.1\r\nhost: x\r\n\r\n",
-    "blank in the path": b"GET /heal thz HTTP/1.1\r\nhost: x\r\n\r\n",
-    "unknown method": b"G\x00T /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
-    "bare LF": b"GET /healthz HTTP/1.1\nhost: x\n\n",
-    "bare LF in a field": b"GET /healthz HTTP/1.1\r\nhost: x\nx-a: b\r\n\r\n",
+    "unknown version": b"GET /healthz HTTP/9.9\r\nhost: localhost\r\n\r\n",
+    "not HTTP but alike": b"GET /healthz ICY/1.1\r\nhost: localhost\r\n\r\n",
+    "blank in the path": b"GET /heal thz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "unknown method": b"G\x00T /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "bare LF": b"GET /healthz HTTP/1.1\nhost: localhost\n\n",
+    "bare LF in a field": b"GET /healthz HTTP/1.1\r\nhost: localhost\nx-a: b\r\n\r\n",
     "bare CR": b"GET /healthz HTTP/1.1\r\nhost: x\rx-a: b\r\n\r\n",
-    "NUL in a field": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: \x00b\r\n\r\n",
-    "field without colon": b"GET /healthz HTTP/1.1\r\nhost: x\r\nnonsense\r\n\r\n",
+    "NUL in a field": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: \x00b\r\n\r\n",
+    "field without colon": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nnonsense\r\n\r\n",
     "blank before the colon": b"GET /healthz HTTP/1.1\r\nhost : x\r\n\r\n",
-    "folded field": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: b\r\n c\r\n\r\n",
-    "two hosts": b"GET /healthz HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+    "folded field": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: b\r\n c\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nhost: y\r\n\r\n",
     "length and chunks": chunked(b"content-length: 4", b"transfer-encoding: chunked"),
     "chunks and length": chunked(b"transfer-encoding: chunked", b"content-length: 4"),
     "two lengths": chunked(b"content-length: 5", b"content-length: 0"),
@@ -46,9 +47,9 @@ MALFORMED = {
     "coding after chunked": chunked(b"transfer-encoding: chunked, identity"),
     "two codings": chunked(b"transfer-encoding: chunked", b"transfer-encoding: identity"),
     "vertical tab in the coding": chunked(b"transfer-encoding: \x0bchunked"),
-    "a huge field": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: " + b"b" * 65536 + b"\r\n\r\n",
-    "a huge path": b"GET /" + b"b" * 65536 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-    "500 fields": b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x-a: b\r\n" * 500 + b"\r\n",
+    "a huge field": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: " + b"b" * 65536 + b"\r\n\r\n",
+    "a huge path": b"GET /" + b"b" * 65536 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "500 fields": b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x-a: b\r\n" * 500 + b"\r\n",
 }
 
 

@@ -90,7 +90,7 @@ async def test_idle_connections_do_not_hold_it_up(
                     assert response.status == 200
                     await response.read()
             writers = [(await asyncio.open_connection("127.0.0.1", gateway.port))[1] for _ in range(5)]
-            writers[0].write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n")
+            writers[0].write(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n")
             gateway.signal(number)
             async with asyncio.timeout(LIMIT):
                 assert await gateway.exit_status() == 0
@@ -168,7 +168,7 @@ async def test_no_new_work_on_connections_that_are_open(upstream: FaultyUpstream
                 assert await reader.read() == b"", "and it is closed"
                 writer.close()
             reader, writer = probe
-            writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             answer = await reader.read()
             assert answer.startswith(b"HTTP/1.1 503")
             assert b'"draining"' in answer
@@ -185,7 +185,7 @@ async def test_a_body_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
     body = orjson.dumps(turn("sonnet"))
     with running_gateway(tmp_path, "providers: {echo: {}}\nmodels: {sonnet: echo/x}\n") as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n")
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n")
         writer.write(b"content-length: %d\r\n\r\n" % len(body))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100"), "it is being answered now"
         writer.write(body[:20])

@@ -324,7 +324,7 @@ async def test_nothing_of_the_clients_goes_up_but_what_is_allowed(
     script = upstream.script(stream(*whole(WIRES[provider], "Hi")))
     evil = "http://evil.example"
     more = {"api_base": evil, "api_key": "x", "base_url": evil, "extra_headers": {"a": "b"}}
-    headers = {**gateway.headers(), **SENT_BY_A_CLIENT, "host": "evil.example", "connection": "keep-alive, x-internal"}
+    headers = {**gateway.headers(), **SENT_BY_A_CLIENT, "connection": "keep-alive, x-internal"}
     answer = await gateway.ask(f"{provider}/{script.model}", headers=headers, **more)
     assert answer.reading(passed_through=provider == "ant").finished
     (visit,) = script.visits

@@ -17,6 +17,7 @@ import pytest
 from gateway.config import loads
 from gateway.reload import describe_change
 from gateway.server.listening_socket import SPREADS
+from gateway.server.reloading import News
 from gateway.server.worker import Down, frame
 from tests.server.faulty_upstream import FaultyUpstream
 from tests.server.gateway_process import KEYS, REPOSITORY, TOKEN, Gateway, Reply, open_stream, until
@@ -69,10 +70,12 @@ def test_a_configuration_can_be_handed_over() -> None:
     """Whatever a Config holds, also one day: it goes to the workers as a pickle."""
     text = (REPOSITORY / "providers.yaml").read_text().replace("default: sonnet", '"gpt-*": openai\n  default: sonnet')
     config = loads(text.encode(), "providers.yaml", {"DEEPSEEK_API_KEY": "key-of-a-test", "OPENAI_API_KEY": "another"})
-    sent = frame(Down(config, "why"))
+    sent = frame(Down(News(config, "why")))
     length, data = sent[:4], sent[4:]
     assert int.from_bytes(length, "big") == len(data)
-    received: Down = pickle.loads(data)
+    message: Down = pickle.loads(data)
+    received = message.news
+    assert received is not None
     assert received.error == "why"
     assert received.config is not None
     assert describe_change(config, received.config) == []

@@ -1,0 +1,261 @@
+"""The ledger against what upstreams reported, whatever became of the requests (O1, O2, S5, P5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
+
+from tests.cli.gateway_command import run
+from tests.faults.metered import Books, Tokens
+from tests.faults.team import dollars, providers, rows, settled, team, tokens_in
+from tests.server.faulty_upstream import FaultyUpstream
+from tests.server.gateway_process import Gateway, turn
+from tests.server.service import service
+
+REQUESTS = 2000
+AT_ONCE = 24
+SETTLED_SECONDS = 1.0
+"""What was answered so long before the process is killed is in the file. It is a quarter of a second on a machine that
+has time for it: tests/ledger/test_processes.py."""
+CONFIG = """\
+providers:
+{providers}\
+models:
+  "fallen-*": [lab, ant]
+  "capped-*": [capped, ant]
+groups:
+  interns: {{models: ["lab/*", "ant/*", "fallen-*"]}}
+"""
+MEMBERS = {
+    "anna": "--user anna",
+    "annas-laptop": "--user anna",
+    "ben": "--group interns",
+    "fast": "--rpm 100",
+    "thrifty": "--budget 2Mtokens/day --concurrency 4",
+}
+"""Name -> options of ``gateway keys add``. The last two are refused now and then."""
+ALL, BOTH, CHAT = ("lab", "ant", "replies", "oll"), ("lab", "ant"), ("lab",)
+PLANS: dict[str, tuple[str, ...]] = {
+    "whole": ALL,
+    "unreported": ("lab", "replies", "oll"),
+    "held": BOTH,
+    "heldrunning": CHAT,
+    "silent": ALL,
+    "cut": BOTH,
+    "reset": BOTH,
+    "brokenrunning": CHAT,
+    "failing": BOTH,
+    "sick": ALL,
+    "refused": ALL,
+    "oncerefused": ALL,
+    "oncereset": BOTH,
+    "oncefailed": BOTH,
+    "fallen": ("",),
+    "capped": ("",),
+    "stranger": CHAT,
+    "malformed": CHAT,
+    "unknown": ("nobody",),
+}
+"""What happens -> the providers to which it may. The last three never come to an upstream."""
+LEFT = ("held", "heldrunning", "silent")
+"""The client leaves."""
+
+
+@dataclass
+class Asked:
+    """One request, as its client saw it."""
+
+    number: int
+    plan: str
+    key: str
+    status: int = 0
+    """0: no answer came."""
+    request_id: str = ""
+    ended: float = 0.0
+    """``time.monotonic()``."""
+
+
+class Crowd:
+    """Clients that ask for all of it."""
+
+    def __init__(self, gateway: Gateway, books: Books, texts: dict[str, str]) -> None:
+        self.gateway = gateway
+        self.books = books
+        self.texts = texts
+        self.asked: list[Asked] = []
+        self.half = asyncio.Event()
+
+    async def ask_all(self, numbers: range) -> None:
+        left = iter(numbers)
+        connector = TCPConnector(limit=0)
+        async with ClientSession(timeout=ClientTimeout(total=60), connector=connector) as session:
+
+            async def client() -> None:
+                for number in left:
+                    asked = plan_of(number)
+                    self.asked.append(asked)
+                    if len(self.asked) * 2 >= REQUESTS:
+                        self.half.set()
+                    try:
+                        await self._ask(session, asked)
+                    except (ClientError, OSError):
+                        # Only from one that was killed.
+                        assert await self.gateway.exit_status() == -signal.SIGKILL
+                        return
+                    asked.ended = time.monotonic()
+
+            await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+
+    async def _ask(self, session: ClientSession, asked: Asked) -> None:
+        draw = Random(asked.number)
+        provider = draw.choice(PLANS[asked.plan])
+        streams = draw.random() < 0.6 or asked.plan in ("held", "heldrunning")
+        model = f"{provider}/{asked.plan}-{asked.number}".removeprefix("/")
+        body: Any = turn(model, stream=streams, metadata={"user_id": json.dumps({"session_id": f"s{asked.number}"})})
+        data = json.dumps(body).encode()[: -9 if asked.plan == "malformed" else None]
+        key = "gw_nobodys" if asked.plan == "stranger" else self.texts[asked.key]
+        headers = {"x-api-key": key} if draw.random() < 0.5 else {"authorization": f"Bearer {key}"}
+        asking = session.post(f"{self.gateway.url}/v1/messages?beta=true", data=data, headers=headers)
+        if asked.plan != "silent":
+            async with asking as response:
+                await self._read(response, asked)
+            return
+        waiting = asyncio.ensure_future(_opened(asking))
+        await asyncio.wait((waiting, self.books.arrival(asked.number)), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                await waiting
+            return
+        async with await waiting as response:
+            await self._read(response, asked)
+
+    async def _read(self, response: ClientResponse, asked: Asked) -> None:
+        asked.status, asked.request_id = response.status, response.headers["request-id"]
+        if response.status != 200 or asked.plan not in LEFT:
+            await response.read()
+            return
+        received = b""
+        while b"END" not in received:
+            received += await response.content.readany()
+        response.close()
+
+
+async def _opened(asking: Any) -> ClientResponse:
+    response: ClientResponse = await asking
+    return response
+
+
+def plan_of(number: int) -> Asked:
+    """Every plan with every key, in turn."""
+    plans, members = list(PLANS), list(MEMBERS)
+    return Asked(number, plans[number % len(plans)], members[number // len(plans) % len(members)])
+
+
+@pytest.fixture
+async def books(upstream: FaultyUpstream) -> AsyncIterator[Books]:
+    books = Books(asyncio.get_running_loop())
+    script = upstream.script(books.answer, "*")
+    yield books
+    upstream.forget(script)
+
+
+def check_row(row: dict[str, Any], asked: Asked, books: Books) -> None:
+    """One row against what its client and the upstream saw."""
+    tokens, reported, half = tokens_in(row), books.reported.get(asked.number), books.half.get(asked.number)
+    assert row["key"] == ("" if asked.plan == "stranger" else asked.key)
+    assert row["user"] == ("" if asked.plan == "stranger" else asked.key.replace("annas-laptop", "anna"))
+    if row["target"]:
+        assert row["asked"].endswith(f"{asked.plan}-{asked.number}")
+        assert row["status"] == (asked.status or 499)
+    if row["outcome"] in ("denied", "limited") or not row["target"]:
+        assert tokens == Tokens(0, 0, 0, 0), row
+        assert asked.number not in books.attempts
+    elif reported is not None:
+        assert (tokens, row["estimated"]) == (reported, 0), row
+    elif half is not None:
+        assert tokens[:3] == half[:3]
+        assert row["estimated"]
+        assert tokens.output > 0
+    elif row["outcome"] == "ok" or row["outcome"] == "client_closed" or row["first_token_seconds"] is not None:
+        assert row["estimated"], row
+        assert tokens.input > 0
+    else:
+        assert tokens == Tokens(0, 0, 0, 0), row
+    if row["provider"] == "":
+        assert row["cost"] is None
+    else:
+        assert Decimal(row["cost"]).scaleb(-9) == dollars(row["provider"], tokens), row
+
+
+def check_sums(folder: Path, found: dict[int, dict[str, Any]], books: Books) -> None:
+    """For each key: what was reported, the totals that budgets go by, and what ``gateway usage`` says."""
+    reported, exact, counted, cost = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for number, row in found.items():
+        tokens = tokens_in(row)
+        if number in books.reported:
+            reported[row["key"]] += sum(books.reported[number][:4])
+        exact[row["key"]] += 0 if row["estimated"] else sum(tokens[:4])
+        counted[row["key"]] += tokens.input + tokens.cache_write + tokens.output
+        cost[row["key"]] += row["cost"] or 0
+    assert exact == reported
+    assert set(reported) == {"", *MEMBERS}
+    query = "SELECT name, sum(tokens) AS tokens, sum(nanodollars) AS cost FROM totals WHERE kind = 'key' AND period = "
+    for period in ("day", "week", "month"):
+        totals = {row["name"]: (row["tokens"], row["cost"]) for row in rows(folder, f"{query}'{period}' GROUP BY name")}
+        assert totals == {name: (counted[name], cost[name]) for name in MEMBERS}
+    told = json.loads(run("usage", "--by", "key", "--json", cwd=folder).out)
+    print(told)
+
+
+def rows_of(found: list[dict[str, Any]], asked: list[Asked]) -> dict[int, dict[str, Any]]:
+    """By the number of the request; each has one at most."""
+    numbers = {each.request_id: each.number for each in asked if each.request_id}
+    by_number: dict[int, dict[str, Any]] = {}
+    for row in found:
+        number = numbers.get(row["request_id"])
+        if number is None:
+            number = int(row["session"].removeprefix("s"))
+        assert number not in by_number, "counted twice"
+        by_number[number] = row
+    return by_number
+
+
+async def test_the_ledger_is_what_upstreams_reported(upstream: FaultyUpstream, books: Books, tmp_path: Path) -> None:
+    """O1, O2, P5: requests of every fate; the gateway is killed in their middle, and started again."""
+    config = CONFIG.format(providers=providers(upstream.url))
+    with team(tmp_path, config, **MEMBERS) as (gateway, texts):
+        crowd = Crowd(gateway, books, texts)
+        asking = asyncio.create_task(crowd.ask_all(range(REQUESTS)))
+        await crowd.half.wait()
+        assert gateway.process is not None
+        gateway.process.kill()
+        killed = time.monotonic()
+        await asking
+    before = rows_of(rows(tmp_path), crowd.asked)
+    must = [each for each in crowd.asked if each.plan not in LEFT and 0 < each.ended < killed - SETTLED_SECONDS]
+    assert len(must) >= REQUESTS // 20
+    assert not {each.number for each in must} - before.keys()
+    first = len(crowd.asked)
+    with service(tmp_path, config=None) as crowd.gateway:
+        await crowd.ask_all(range(first, REQUESTS))
+        found = rows_of(await settled(tmp_path, len(before) + REQUESTS - first), crowd.asked)
+    assert {number: found[number] for number in before} == before
+    assert set(range(first, REQUESTS)) <= found.keys()
+    for each in crowd.asked:
+        if each.number in found:
+            check_row(found[each.number], each, books)
+    check_sums(tmp_path, found, books)

@@ -11,8 +11,10 @@ import click
 
 from gateway.cli.options import config_option, env_file_option, load_or_exit, variables_or_exit
 from gateway.config import Config
+from gateway.config.key_file import beside
 
 TOKEN_NOT_NEEDED = "not-needed"
+KEY_OF_ONES_OWN = "PUT-YOUR-KEY-HERE"
 TOKEN_NOT_SHOWN = "PUT-THE-TOKEN-HERE"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}
 
@@ -26,17 +28,21 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}
 def env(path: Path, env_file: Path | None, shell: str, url: str | None, show_token: bool) -> None:
     """Print the lines to export for Claude Code; json is for its settings.json."""
     config = load_or_exit(path, variables_or_exit(env_file))
-    click.echo(lines_for(client_variables(config, url, show_token), shell))
+    keys = beside(path, config.server.keys_file).exists()
+    click.echo(lines_for(client_variables(config, url, show_token, keys), shell))
     if config.server.token and not show_token:
         click.echo(f"replace {TOKEN_NOT_SHOWN} by server.token, or use --show-token", err=True)
 
 
-def client_variables(config: Config, url: str | None = None, show_token: bool = False) -> dict[str, str]:
-    """Variable -> value; the token itself only on request."""
+def client_variables(
+    config: Config, url: str | None = None, show_token: bool = False, keys: bool = False
+) -> dict[str, str]:
+    """Variable -> value; the token itself only on request. ``keys``: clients have keys of their own."""
     server, token = config.server, config.server.token
+    needed = TOKEN_NOT_SHOWN if token else KEY_OF_ONES_OWN if keys else TOKEN_NOT_NEEDED
     variables = {
         "ANTHROPIC_BASE_URL": url or server_url(server.host, server.port, tls=server.tls is not None),
-        "ANTHROPIC_AUTH_TOKEN": (token if show_token else TOKEN_NOT_SHOWN) if token else TOKEN_NOT_NEEDED,
+        "ANTHROPIC_AUTH_TOKEN": token if token and show_token else needed,
     }
     if any_translated(config):
         # Only Anthropic's own API judges actions; otherwise the client must ask a model itself.

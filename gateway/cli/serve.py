@@ -104,7 +104,7 @@ def serve(
             prompts=prompts,
             drain_seconds=drain_seconds,
         )
-        announce = _announcer(config, host, in_demo=reloader is None)
+        announce = _announcer(config, host, in_demo=reloader is None, keys=bool(keys))
         reloaders = (reloader, keys_reloader) if reloader and keys_reloader else None
         start(config, keys, options, announce=announce, reloaders=reloaders, log_level=log_level)
     except StartError as error:
@@ -151,13 +151,13 @@ def _warn_of_prompts(folder: Path, keys: KeyRing) -> None:
     )
 
 
-def _announcer(config: Config, host: str, *, in_demo: bool) -> Callable[[int, set[str] | None], None]:
+def _announcer(config: Config, host: str, *, in_demo: bool, keys: bool) -> Callable[[int, set[str] | None], None]:
     def announce(actual_port: int, unreachable: set[str] | None) -> None:
         url = server_url(host, actual_port, tls=config.server.tls is not None)
         first = f"gateway {__version__} listens on {url}{'  (demo)' if in_demo else ''}"
         # Nobody may be reading; that is no reason to stop.
         with suppress(OSError):
-            click.echo(first if unreachable is None else _welcome(config, url, unreachable))
+            click.echo(first if unreachable is None else _welcome(config, url, unreachable, keys))
 
     return announce
 
@@ -201,7 +201,7 @@ def _first_missing(config: Config) -> str:
     return next((provider.missing_key for provider in config.providers.values() if provider.missing_key), "A_KEY")
 
 
-def _welcome(config: Config, url: str, unreachable: set[str]) -> str:
+def _welcome(config: Config, url: str, unreachable: set[str], keys: bool) -> str:
     """The names and where they go, and what to export for Claude Code."""
     rows = []
     for name, route in config.named_routes:
@@ -212,5 +212,5 @@ def _welcome(config: Config, url: str, unreachable: set[str]) -> str:
             rows.append((name if number == 0 else "", target.name, state))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {target:<{widths[1]}}  {state}" for name, target, state in rows]
-    exports = lines_for(client_variables(config, url), "sh")
+    exports = lines_for(client_variables(config, url, keys=keys), "sh")
     return "\n".join(["", *lines, "", "For Claude Code, in another terminal:", "", exports, ""])

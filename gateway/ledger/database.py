@@ -17,8 +17,6 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import fields
-from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,8 +41,8 @@ _APPLICATION = 0x67774C31
 """Tells our files from other databases (``PRAGMA application_id``)."""
 _WAL_BYTES = 16 << 20
 """What the file beside the database shrinks to after a burst."""
-_COLUMNS = tuple(each.name for each in fields(UsageRecord))
-_VALUES = attrgetter(*_COLUMNS)
+_COLUMNS = UsageRecord._fields
+
 _SCHEMA = """
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY,
@@ -146,7 +144,7 @@ class Database:
         with _Transaction(self._connection) as connection:
             for record in records:
                 try:
-                    new = connection.execute(_INSERT, list(map(_stored, _VALUES(record)))).rowcount > 0
+                    new = connection.execute(_INSERT, list(map(_stored, record))).rowcount > 0
                 except (TypeError, ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
                     # One bad record must not keep the others out for ever.
                     spoiled += 1

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = Literal["ok", "error", "client_closed", "limited", "denied"]
 """``limited`` and ``denied``: this gateway refused it, for its limits, or for who asked; no upstream was asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(NamedTuple):
     """One request, finished. Empty text and None: not known, because it did not come so far."""
 
     time: float

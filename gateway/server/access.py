@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.access.client_key import ClientKey
+from gateway.access.key_ring import KeyRing
 from gateway.access.key_text import PREFIX
 from gateway.access.limiter import Holder
 from gateway.config import Config
@@ -63,7 +64,8 @@ class Caller:
         known = ", ".join(names[:_NAMES_SHOWN]) or "none"
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return PermissionDenied(
-            f"model: {asked[:200]} is not open to the key {self.key.name}. It may ask for: {known}{more}"
+            f"model: {asked[:200]} is not open to the key {self.key.name}, and no login helps. "
+            f"It may ask for: {known}{more}"
         )
 
 
@@ -79,6 +81,14 @@ def caller_of(request: web.Request) -> Caller:
             state.callers.clear()
         state.callers[name] = caller
     return caller
+
+
+def has_budgets(config: Config, keys: KeyRing) -> bool:
+    """Whether anybody's spending is limited."""
+    limits = [key.limits for key in keys.keys]
+    limits += [group.limits for group in config.groups.values()]
+    limits += [provider.limits for provider in config.providers.values()]
+    return any(each.budget for each in limits)
 
 
 def _key_of(request: web.Request, state: GatewayState) -> ClientKey | None:

@@ -23,7 +23,7 @@ from gateway.errors import (
 from gateway.server import handlers, recorder
 from gateway.server.host_check import GRANT
 from gateway.server.http_head import SERVER_NAME
-from gateway.server.redaction import redact
+from gateway.server.redaction import redact_error
 from gateway.server.state import STATE, GatewayState, new_id
 
 log = logging.getLogger("gateway")
@@ -60,7 +60,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         if response is None:
             response = await handler(request)
     except GatewayError as error:
-        error.message = redact(error.message, state.config.secrets)
+        redact_error(error, state.config.secrets)
         response = error_response(error, request_id)
         if error.quoted:
             log.debug("%s %s", request_id, error.message)

@@ -21,6 +21,7 @@ from email.utils import formatdate
 from functools import lru_cache
 
 from aiohttp import HttpVersion11, web
+from aiohttp.hdrs import ORIGIN
 
 from gateway.server.host_check import GRANT
 from gateway.server.http_head import SERVER_NAME, http_head
@@ -146,7 +147,8 @@ class ClientStream:
             lines += "transfer-encoding: chunked\r\n"
         if not self._stays:
             lines += "connection: close\r\n"
-        return http_head(lines, {**self.headers, **self._request.get(GRANT, {})})
+        grant = self._request.get(GRANT, {}) if ORIGIN in self._request.headers else {}
+        return http_head(lines, {**self.headers, **grant})
 
     async def _wait_for_room(self) -> None:
         try:

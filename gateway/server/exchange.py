@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from gateway.ledger.prices import cost, price_of
 from gateway.ledger.record import Outcome, UsageRecord
 from gateway.resilience.attempts import Attempt, Attempts
 from gateway.server import recorder
-from gateway.server.access import Caller
+from gateway.server.access import TOKEN, Caller
 from gateway.server.recorder import AccessLine, printable
 from gateway.server.state import GatewayState
 from gateway.translate.changes import Changes
@@ -80,8 +80,9 @@ class Exchange:
 
     @property
     def turn(self) -> str:
-        """Who takes turns with others, and stays with one key: the session; a request without one is its own."""
-        return self.session or self.request_id
+        """Who takes turns with others: the user; where clients have no names, the session, or the request itself."""
+        key = self.caller.key
+        return self.session or self.request_id if key is None or key is TOKEN else f"user {key.user}"
 
     def answer_begins(self) -> None:
         """The first content is here: from now on there is no other attempt, and nothing to keep for one."""
@@ -171,8 +172,10 @@ class Exchange:
         )
         self.client[recorder.RECORDED] = True
         if self.transcript is not None and state.prompt_log is not None:
-            state.prompt_log.keep(self.transcript, asdict(done))
-        recorder.record(state, done, AccessLine(done, client=recorder.address_of(self.client)))
+            state.prompt_log.keep(self.transcript, done._asdict())
+        # The words for people leave the address out, and it costs some microseconds.
+        client = recorder.address_of(self.client) if state.json_log else ""
+        recorder.record(state, done, AccessLine(done, client=client))
 
     def _admit(self, holders: Sequence[Holder]) -> Grant | None:
         if not holders:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from gateway.config import Config
 from gateway.errors import GatewayError
-from gateway.routing import Route, RoutingTable
 from gateway.server.metric_families import (
     ATTEMPTS,
     COST,
@@ -162,7 +161,8 @@ class Metrics:
         self._names.update(name for table in config.tables for name in table.names())
         self._targets.update(
             (target.name, (target.provider.name, target.model))
-            for route in _routes(config.tables)
+            for table in config.tables
+            for _, route in table.entries()
             for target in (*route.targets, *route.on_overflow)
         )
         self._known = config
@@ -203,6 +203,7 @@ class Metrics:
                 self._numbers(family, labels)[:] = numbers
                 if not labels:
                     self._before[family] = numbers[0]
+        self.publish()
 
     def publish(self) -> None:
         """Writes the numbers of now to the board, if there is one."""
@@ -256,9 +257,3 @@ def _tokens(record: UsageRecord) -> tuple[tuple[str, int], ...]:
         ("cache_read", record.cache_read_tokens),
         ("cache_creation", record.cache_write_tokens),
     )
-
-
-def _routes(tables: Iterable[RoutingTable]) -> Iterable[Route]:
-    for table in tables:
-        yield from table.routes.values()
-        yield from (route for _, route in table.patterns)

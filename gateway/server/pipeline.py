@@ -25,7 +25,7 @@ from gateway.server.attempt import aim, ask, parse
 from gateway.server.client_stream import ClientStream
 from gateway.server.exchange import Exchange
 from gateway.server.recorder import ASKED
-from gateway.server.redaction import redact
+from gateway.server.redaction import redact_error
 from gateway.server.relay import FoldSink, Relay, Sink
 from gateway.server.state import GatewayState, new_id
 from gateway.server.upstream import StaleConnection, UpstreamAnswer
@@ -141,10 +141,14 @@ async def _attempt(exchange: Exchange, sink: Sink) -> bool:
         exchange.needs_new_connection = True
         aim(exchange, exchange.attempt)
     except GatewayError as error:
-        metrics.attempt(provider, error.error_type)
+        if error.scope != "room":  # nobody was asked
+            metrics.attempt(provider, error.error_type)
         if exchange.first_output is not None or exchange.kept_alive:
             raise
         await _try_again(exchange, error)
+    except asyncio.CancelledError:
+        metrics.attempt(provider, "cancelled")
+        raise
     else:
         metrics.attempt(provider, "ok")
         return True
@@ -210,7 +214,7 @@ def _keep_alive(exchange: Exchange) -> bytes:
 def _as_error(exchange: Exchange, reason: GatewayError | asyncio.CancelledError) -> GatewayError:
     """The error that a stream ends with; a cancellation is one only when the gateway itself stops."""
     if isinstance(reason, GatewayError):
-        reason.message = redact(reason.message, exchange.state.config.secrets)
+        redact_error(reason, exchange.state.config.secrets)
         return reason
     if not exchange.state.cutting:
         raise reason

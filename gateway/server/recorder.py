@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -48,7 +47,7 @@ class AccessLine:
     def __str__(self) -> str:
         record = self._record
         if not record.target:
-            return f"{record.request_id} {record.status} {record.error_type}: {self._words}"
+            return f"{record.request_id} {record.status} {record.error_type}: {self._words} (from {self.client})"
         first = record.duration_seconds if record.first_token_seconds is None else record.first_token_seconds
         line = (
             f"{record.request_id} {printable(record.asked)} -> {printable(record.target)} "
@@ -63,8 +62,8 @@ class AccessLine:
         return f"{line} after {record.tried}" if record.tried else line
 
     def fields(self) -> dict[str, Any]:
-        """What JSON says; the cost in dollars."""
-        fields = asdict(self._record)
+        """What JSON says, texts and numbers only; the cost in dollars."""
+        fields = self._record._asdict()
         del fields["time"]
         for name in ("first_token_seconds", "duration_seconds"):
             fields[name] = None if (seconds := fields[name]) is None else round(seconds, 4)
@@ -81,8 +80,7 @@ def record(state: GatewayState, done: UsageRecord, line: AccessLine) -> None:
     log.log(logging.WARNING if done.status >= 500 and not done.target else logging.INFO, line)
     if state.ledger is not None:
         state.ledger.put(done)
-    if state.metrics is not None:
-        state.metrics.observe(done)
+    state.metrics.observe(done)
 
 
 def refuse(request: web.Request, request_id: str, error: GatewayError) -> None:

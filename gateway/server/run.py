@@ -24,6 +24,7 @@ from aiohttp import ClientSession, web
 from gateway.access.key_ring import KeyRing
 from gateway.config import Config, is_loopback
 from gateway.ledger.store import Ledger, ledger_path
+from gateway.server.access import has_budgets
 from gateway.server.aiohttp_build import unsupported
 from gateway.server.app import build_app
 from gateway.server.context_windows import ContextWindows
@@ -49,7 +50,7 @@ BACKLOG = 1024
 LEDGER_SECONDS = 2.0
 """What the ledger gets to write its last records."""
 BUDGET_SECONDS = 3.0
-"""How often a worker looks at what the others spent."""
+"""How often it is looked at who has a budget, and by a worker at what the others spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Place:
     steers: bool = False
     """Says itself, when it leaves, that new connections go to the others."""
     tls: ServerTls | None = None
+    json_log: bool = False
     prompts: Path | None = None
     """The folder for the words of users who want them kept."""
     workers: int = 1
@@ -106,6 +108,7 @@ async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None
     async with new_session() as session:
         state = GatewayState(config, session, direct_upstream(session), keys=keys)
         ledger = _equip(state, place)
+        await _restore_budgets(state)
         windows = state.windows = ContextWindows(session, state.learned.add)
         runner = web.AppRunner(
             build_app(state),
@@ -137,7 +140,7 @@ async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None
         if place.tls is not None:
             beside.append(place.tls.follow())
         if ledger is not None:
-            beside.append(_count_budgets(state, ledger, place.workers))
+            beside.append(_follow_budgets(state, place.workers))
         tasks = [asyncio.create_task(each) for each in beside]
         await signals.stop.wait()
         state.ready = False
@@ -160,6 +163,7 @@ def _equip(state: GatewayState, place: Place) -> Ledger | None:
     """Gives ``state`` what depends on the place; the ledger, which begins to write."""
     state.host_check = HostCheck(loopback=all(is_loopback(each.getsockname()[0]) for each in place.sockets))
     state.ledger = _open_ledger(state.config)
+    state.json_log = place.json_log
     if place.prompts is not None:
         from gateway.server.prompt_log import PromptLog  # most gateways keep nobody's words
 
@@ -177,13 +181,21 @@ def _open_ledger(config: Config) -> Ledger | None:
     return ledger
 
 
-async def _count_budgets(state: GatewayState, ledger: Ledger, workers: int) -> None:
-    """What was spent before we started; and, where others serve too, what they spend."""
+async def _restore_budgets(state: GatewayState) -> None:
+    """Counts what was spent in the current periods, if anybody has a budget."""
+    if state.ledger is not None and has_budgets(state.config, state.keys):
+        state.limiter.restore(await asyncio.to_thread(state.ledger.totals, time.time()))
+
+
+async def _follow_budgets(state: GatewayState, workers: int) -> None:
+    """Those that a reload brings; and, where others serve too, what they spend."""
+    known = state.config, state.keys
     while True:
-        state.limiter.restore(await asyncio.to_thread(ledger.totals, time.time()))
-        if workers == 1:
-            return
         await asyncio.sleep(BUDGET_SECONDS)
+        in_force = state.config, state.keys
+        if workers > 1 or in_force != known:
+            await _restore_budgets(state)
+            known = in_force
 
 
 async def _open_admin(state: GatewayState, place: Place) -> AdminListener | None:

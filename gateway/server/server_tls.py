@@ -147,7 +147,7 @@ def _read(field: str, name: str, kind: str) -> str:
         raise TlsError(f"server.tls.{field}: {name}: {_reason(error)}") from None
     if len(data) > _MAX_BYTES or f"{kind}-----".encode() not in data:
         raise TlsError(f"server.tls.{field}: {name} holds no {kind.lower()} in PEM form")
-    return data.decode("ascii", "replace")
+    return data.decode("ascii", "ignore")  # comments may be in any language
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -93,6 +93,7 @@ def start(
             shared=inherited or steers,
             steers=steers,
             tls=tls,
+            json_log=options.json_log,
             prompts=options.prompts,
             workers=options.workers,
             admin=admin,

@@ -50,6 +50,8 @@ class GatewayState:
     limiter: Limiter = field(default_factory=Limiter)
     ledger: Ledger | None = None
     """None: no records are kept."""
+    json_log: bool = False
+    """The log is for machines."""
     prompt_log: PromptLog | None = None
     """None: nobody's words are kept."""
     callers: dict[str, Caller] = field(default_factory=dict)

@@ -149,6 +149,11 @@ _PATHS = {
 }
 
 
+def takes(prompt: int, output: int) -> list[bytes]:
+    """The events of one answer of chat completions that takes so many tokens; for a script without books."""
+    return [chat_event({"content": "Hi"}), _chat_end(Tokens(prompt, 0, 0, output))]
+
+
 # -- books -------------------------------------------------------------------------------------------------
 
 

@@ -14,17 +14,17 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from tests.faults.metered import Tokens
-from tests.server.gateway_process import Gateway, until
+from tests.server.gateway_process import STOP_SECONDS, Gateway, until
 from tests.server.service import service
 
 PRICES: dict[str, dict[str, str]] = {
     "lab": {"input": "0.275001", "output": "1.100003", "cache_read": "0.027507", "cache_write": "0.343759"},
     "ant": {"input": "3", "output": "15.000001", "cache_read": "0.299999", "cache_write": "3.75"},
     "replies": {"input": "1.25", "output": "10"},
-    "oll": {"input": "0", "output": "0.000001"},
+    "oll": {"input": "0", "output": "0.0005"},
     "capped": {"input": "9", "output": "9"},
 }
-"""Provider -> US dollars for a million tokens; awkward ones, so that there is something to round."""
+"""Provider -> US dollars for a million tokens; awkward ones, so that there is something to round, and halves too."""
 PROVIDERS = """\
   lab: {{api: openai-chat, base_url: "{url}/v1", api_key: "${{LAB_KEY}}", profile: {{price: {lab}}}}}
   ant: {{api: anthropic, base_url: "{url}", api_key: "${{ANT_KEY}}", profile: {{price: {ant}}}}}
@@ -72,6 +72,10 @@ def team(folder: Path, config: str, *options: str, **added: str) -> Iterator[tup
         assert "Traceback" not in log
         assert "a defect of the gateway" not in log
         assert not [name for name, text in texts.items() if text in log]
+        # Politely: workers whose supervisor is killed go a little later than that.
+        assert gateway.process is not None
+        gateway.process.terminate()
+        gateway.process.wait(STOP_SECONDS)
 
 
 def x_api_key(key: str) -> dict[str, str]:

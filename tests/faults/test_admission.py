@@ -243,6 +243,29 @@ async def test_no_spelling_of_a_path_goes_past_the_key(
     assert script.visits == []
 
 
+async def test_what_needs_no_key_costs_nothing(tmp_path: Path) -> None:
+    """The client's telemetry is thrown away as it comes, and a body that stands still is cut there too."""
+    hurry = "import gateway.server.handlers; gateway.server.handlers.BODY_SECONDS = 0.5"
+    head = "POST /api/event_logging/batch HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    head += "content-length: {}\r\n\r\n"
+    with service(tmp_path, config=f'server: {{token: "{TOKEN}"}}\n{ECHO}', before=hurry) as gateway:
+        (answer,) = await raw(gateway, head.format(100).encode() + b"[{")
+        assert answer.status == 408
+        before = gateway.resident_mib()
+        for _ in range(5):
+            (answer,) = await raw(gateway, head.format(20 << 20).encode() + bytes(20 << 20))
+            assert answer.status == 200
+        writers = []
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(head.format(20 << 20).encode() + bytes((20 << 20) - 1))
+            await writer.drain()
+            writers.append(writer)
+        assert gateway.resident_mib() - before < 16
+        for writer in writers:
+            writer.close()
+
+
 # -- TLS ---------------------------------------------------------------------------------------------------
 
 TLS = 'tls: {{certificate: "{0}/certificate.pem", key: "{0}/key.pem"{1}}}'

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
 
+from gateway.ledger.record import Outcome
 from tests.cli.gateway_command import run
-from tests.faults.metered import Books, Tokens
+from tests.faults.metered import Books, Tokens, tokens_of
 from tests.faults.team import dollars, providers, rows, settled, team, tokens_in
 from tests.server.faulty_upstream import FaultyUpstream
-from tests.server.gateway_process import Gateway, turn
+from tests.server.gateway_process import KEYS, PATIENCE, Gateway, turn
 from tests.server.service import service
+from tests.server.test_admin import admin_url, get, scrape
+from tests.server.test_metrics import value
 
 REQUESTS = 2000
 AT_ONCE = 24
@@ -31,6 +34,7 @@ SETTLED_SECONDS = 1.0
 """What was answered so long before the process is killed is in the file. It is a quarter of a second on a machine that
 has time for it: tests/ledger/test_processes.py."""
 CONFIG = """\
+server: {{admin: {{port: 0}}}}
 providers:
 {providers}\
 models:
@@ -44,7 +48,7 @@ MEMBERS = {
     "annas-laptop": "--user anna",
     "ben": "--group interns",
     "fast": "--rpm 100",
-    "thrifty": "--budget 2Mtokens/day --concurrency 4",
+    "thrifty": "--budget 500ktokens/day --concurrency 4",
 }
 """Name -> options of ``gateway keys add``. The last two are refused now and then."""
 ALL, BOTH, CHAT = ("lab", "ant", "replies", "oll"), ("lab", "ant"), ("lab",)
@@ -91,10 +95,11 @@ class Asked:
 class Crowd:
     """Clients that ask for all of it."""
 
-    def __init__(self, gateway: Gateway, books: Books, texts: dict[str, str]) -> None:
+    def __init__(self, gateway: Gateway, books: Books, texts: dict[str, str], prompt: str = "Hello") -> None:
         self.gateway = gateway
         self.books = books
         self.texts = texts
+        self.prompt = prompt
         self.asked: list[Asked] = []
         self.half = asyncio.Event()
 
@@ -110,7 +115,7 @@ class Crowd:
                     if len(self.asked) * 2 >= REQUESTS:
                         self.half.set()
                     try:
-                        await self._ask(session, asked)
+                        await self.ask(session, asked)
                     except (ClientError, OSError):
                         # Only from one that was killed.
                         assert await self.gateway.exit_status() == -signal.SIGKILL
@@ -119,12 +124,14 @@ class Crowd:
 
             await asyncio.gather(*(client() for _ in range(AT_ONCE)))
 
-    async def _ask(self, session: ClientSession, asked: Asked) -> None:
+    async def ask(self, session: ClientSession, asked: Asked, provider: str = "") -> None:
+        """At ``provider``, or at any to which it may happen."""
         draw = Random(asked.number)
-        provider = draw.choice(PLANS[asked.plan])
+        provider = provider or draw.choice(PLANS[asked.plan])
         streams = draw.random() < 0.6 or asked.plan in ("held", "heldrunning")
         model = f"{provider}/{asked.plan}-{asked.number}".removeprefix("/")
-        body: Any = turn(model, stream=streams, metadata={"user_id": json.dumps({"session_id": f"s{asked.number}"})})
+        session_id = json.dumps({"session_id": f"s{asked.number}"})
+        body = turn(model, self.prompt, stream=streams, metadata={"user_id": session_id})
         data = json.dumps(body).encode()[: -9 if asked.plan == "malformed" else None]
         key = "gw_nobodys" if asked.plan == "stranger" else self.texts[asked.key]
         headers = {"x-api-key": key} if draw.random() < 0.5 else {"authorization": f"Bearer {key}"}
@@ -212,13 +219,28 @@ def check_sums(folder: Path, found: dict[int, dict[str, Any]], books: Books) -> 
         counted[row["key"]] += tokens.input + tokens.cache_write + tokens.output
         cost[row["key"]] += row["cost"] or 0
     assert exact == reported
-    assert set(reported) == {"", *MEMBERS}
+    assert set(reported) == set(MEMBERS)
     query = "SELECT name, sum(tokens) AS tokens, sum(nanodollars) AS cost FROM totals WHERE kind = 'key' AND period = "
     for period in ("day", "week", "month"):
         totals = {row["name"]: (row["tokens"], row["cost"]) for row in rows(folder, f"{query}'{period}' GROUP BY name")}
         assert totals == {name: (counted[name], cost[name]) for name in MEMBERS}
-    told = json.loads(run("usage", "--by", "key", "--json", cwd=folder).out)
-    print(told)
+    told = json.loads(run("usage", "--by", "key", "--json", cwd=folder).out)["rows"]
+    assert {row["key"]: row["cost_usd"] for row in told if row["key"]} == {
+        name: f"{Decimal(cost[name]).scaleb(-9):.9f}" for name in MEMBERS
+    }
+    assert sum(row["requests"] for row in told) == len(found)
+
+
+async def check_metrics(gateway: Gateway, found: list[dict[str, Any]]) -> None:
+    """As many of each outcome, and as many dollars; no upstream's key."""
+    samples = await scrape(gateway)
+    for outcome, count in Counter(row["outcome"] for row in found).items():
+        assert value(samples, "gateway_requests_total", outcome=outcome) == count
+    cost = sum(row["cost"] or 0 for row in found)
+    assert value(samples, "gateway_cost_dollars_total") == pytest.approx(cost / 1e9)
+    text = (await get(f"{admin_url(gateway)}/metrics")).body.decode()
+    assert "gateway_requests_total" in text
+    assert not [secret for secret in KEYS.values() if secret in text]
 
 
 def rows_of(found: list[dict[str, Any]], asked: list[Asked]) -> dict[int, dict[str, Any]]:
@@ -253,9 +275,63 @@ async def test_the_ledger_is_what_upstreams_reported(upstream: FaultyUpstream, b
     with service(tmp_path, config=None) as crowd.gateway:
         await crowd.ask_all(range(first, REQUESTS))
         found = rows_of(await settled(tmp_path, len(before) + REQUESTS - first), crowd.asked)
+        await check_metrics(crowd.gateway, [found[number] for number in range(first, REQUESTS)])
     assert {number: found[number] for number in before} == before
-    assert set(range(first, REQUESTS)) <= found.keys()
     for each in crowd.asked:
         if each.number in found:
             check_row(found[each.number], each, books)
+    assert {row["outcome"] for row in found.values()} == set(get_args(Outcome))
     check_sums(tmp_path, found, books)
+
+
+# -- streams that are left (S5) ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", BOTH)
+async def test_an_aborted_stream_is_paid_for(
+    upstream: FaultyUpstream, books: Books, tmp_path: Path, provider: str
+) -> None:
+    """S5: the prompt as reported, where it was; and an estimate of what was said."""
+    config = CONFIG.format(providers=providers(upstream.url))
+    with team(tmp_path, config, anna="") as (gateway, texts):
+        crowd = Crowd(gateway, books, texts)
+        async with ClientSession(timeout=PATIENCE) as session:
+            for number, plan in ((1, "held"), (2, "silent")):
+                await crowd.ask(session, Asked(number, plan, "anna"), provider)
+        found = {row["session"]: row for row in await settled(tmp_path, 2)}
+    assert {row["outcome"] for row in found.values()} == {"client_closed"}
+    assert [found[name]["status"] for name in ("s1", "s2")] == [200, 499]
+    for row in found.values():
+        tokens = tokens_in(row)
+        assert row["estimated"]
+        assert Decimal(row["cost"]).scaleb(-9) == dollars(provider, tokens) > 0
+    if provider == "ant":
+        assert tokens_in(found["s1"])[:3] == tokens_of(1, "messages")[:3]
+    assert tokens_in(found["s1"]).output > 0
+
+
+# -- the access log (O5) -----------------------------------------------------------------------------------
+
+PROMPT = "zebra-words-of-the-prompt"
+SAID = ("key", "user", "outcome", "status", "target", "input_tokens", "output_tokens", "attempts")
+
+
+async def test_one_line_for_each_request(upstream: FaultyUpstream, books: Books, tmp_path: Path) -> None:
+    """O5: of every fate, refused ones too; with id and name of the key, and no word of a prompt."""
+    config = CONFIG.format(providers=providers(upstream.url))
+    count = 8 * len(PLANS)
+    with team(tmp_path, config, "--log-format", "json", "--log-level", "debug", **MEMBERS) as (gateway, texts):
+        crowd = Crowd(gateway, books, texts, PROMPT)
+        await crowd.ask_all(range(count))
+        found = rows_of(await settled(tmp_path, count), crowd.asked)
+        gateway.signal(signal.SIGTERM)
+        await gateway.exit_status()
+        log = gateway.log()
+    lines = [json.loads(line) for line in log.splitlines()]
+    said = [line for line in lines if line["logger"] == "gateway.access"]
+    assert sorted(line["request_id"] for line in said) == sorted(row["request_id"] for row in found.values())
+    recorded = {row["request_id"]: row for row in found.values()}
+    for line in said:
+        assert {name: line[name] for name in SAID} == {name: recorded[line["request_id"]][name] for name in SAID}
+    assert {line["key"] for line in said} == {"", *MEMBERS}
+    assert PROMPT not in log

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.access.key_text import digest, make
-from tests.server.faulty_upstream import Connection, FaultyUpstream, beginning, stream, whole
+from tests.server.faulty_upstream import FaultyUpstream, beginning, stream, whole
 from tests.server.gateway_process import Gateway, Reply, open_stream, running_gateway, turn, until
 
 CONFIG = """\
@@ -278,28 +278,3 @@ async def test_sixty_streams_of_one_user_do_not_slow_another(team: Gateway, upst
     p90 = sorted(waits)[TURNS * 9 // 10 - 1]
     print(f"one turn beside {STREAMS} streams of another user: p90 {p90 * 1e3:.1f} ms")
     assert p90 < 0.25
-
-
-async def test_users_take_turns_where_there_is_one_place(team: Gateway, upstream: FaultyUpstream) -> None:
-    """Whatever the number of one user's sessions: the other is served after the one that is under way, and one more."""
-    gate = upstream.gate()
-
-    async def held(connection: Connection) -> None:
-        await gate.wait()
-        await stream(*whole("chat", "Hi"))(connection)
-
-    script = upstream.script(held)
-    model = f"narrow/{script.model}"
-    busy, other = as_user(team, "free"), as_user(team, "open")
-    async with asyncio.TaskGroup() as group:
-        group.create_task(busy.ask(model, prompt="first"))
-        await script.visit()
-        many = [group.create_task(busy.ask(model, prompt=f"many {number}")) for number in range(8)]
-        # By the time these are answered, those that were sent before them wait.
-        await busy.ask("sonnet")
-        one = group.create_task(other.ask(model, prompt="other"))
-        await other.ask("sonnet")
-        gate.open()
-    assert [task.result().status for task in [one, *many]] == [200] * 9
-    order = [visit.json["messages"][-1]["content"] for visit in script.visits]
-    assert order.index("other") <= 2, order

@@ -17,13 +17,26 @@ NUMBERS = {
     "H": (1, 2, 3, 4, 5, 7, 9, 11, 12, 13, 16, 17, 18, 19),
     "C": (1, 2, 3, 4, 10, 11, 12, 13),
     "P": (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 14, 15),
+    "X": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 20, 21, 22),
+    "O": (1, 2, 3, 4, 5, 7, 9, 10),
 }
 STARRED = [
     "S1", "S2", "S3", "S8", "S11", "S12", "S16", "S26", "S27", "R3", "R5", "R7", "H7", "H9", "H12", "C1", "C2", "P1",
-    "P10",
+    "P10", "X1", "X2", "X3", "X8", "X9", "O1",
 ]  # fmt: skip
-"""Of the 25 that matter most, those of these groups."""
+"""The 25 that matter most."""
 KEYS = {"star", "says", "also", "case", "tests", "open"}
+SCRIPTS = ("tests/soak/", "bench/")
+"""What takes too long for a test, or a machine of its own."""
+BEYOND = (
+    "tests/faults/test_bounds.py::test_a_bomb_is_what_it_says",
+    "tests/faults/test_network_path.py::",
+    "tests/faults/test_admission.py::test_tls_follows_its_files",
+    "tests/faults/test_admission.py::test_only_certified_clients_are_served",
+    "tests/faults/test_admission.py::test_a_certificate_that_cannot_be_used_is_one_line",
+    "tests/faults/test_admission.py::test_env_says_https",
+)
+"""No promise of the list says what these show."""
 
 PROMISES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "promises.yaml").read_text("utf-8"))
 
@@ -70,7 +83,7 @@ def test_what_proves_it_exists(name: str) -> None:
         if found:
             assert function in functions_of(file), f"{file} has no {function}"
         else:
-            assert file.startswith("tests/soak/")
+            assert file.startswith(SCRIPTS)
             assert 'if __name__ == "__main__":' in (ROOT / file).read_text("utf-8")
 
 
@@ -88,7 +101,7 @@ def test_what_is_open_is_said(name: str) -> None:
     if open_ones:
         assert promise.get("open"), f"{open_ones} are expected to fail"
     elif promise.get("tests"):
-        assert "ledger" in promise.get("open", "ledger"), "all tests hold; what is open?"
+        assert "open" not in promise, "all tests hold; what is open?"
 
 
 def test_every_test_here_proves_a_promise() -> None:
@@ -100,5 +113,6 @@ def test_every_test_here_proves_a_promise() -> None:
         for name in functions_of(str(file.relative_to(ROOT)))
     }  # fmt: skip
     scripts = (str(path.relative_to(ROOT)) for path in (ROOT / "tests/soak").glob("*.py"))
-    assert here - named == {"tests/faults/test_bounds.py::test_a_bomb_is_what_it_says"}
+    assert not [test for test in here - named if not test.startswith(BEYOND)]
+    assert all(any(test.startswith(beyond) for test in here - named) for beyond in BEYOND)
     assert {script for script in scripts if "__main__" in (ROOT / script).read_text("utf-8")} <= named

@@ -344,6 +344,7 @@ def test_a_worker_goes_on_with_the_numbers_of_the_one_before(config: Config) -> 
     assert page == pages[0]
     second = Metrics(lambda: config)
     second.share(page)
+    assert "gateway_inflight_streams" not in {name for name, _ in samples(other)}, "nor is it the next one's"
     second.watch(LEDGER_DROPPED, lambda: 2)
     second.observe(record())
     for scraped in (second, other):

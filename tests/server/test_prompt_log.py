@@ -61,7 +61,11 @@ async def test_nothing_is_kept_where_the_operator_does_not_want_it(tmp_path: Pat
     with service(tmp_path, config=ECHO) as gateway:
         await ask(gateway, "anna", "the words of anna", stream=False)
         assert "words" not in gateway.log()
-    assert not any(b"the words" in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+    assert not files_with(tmp_path, b"the words")
+
+
+def files_with(folder: Path, words: bytes) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.is_file() and words in file.read_bytes()]
 
 
 async def test_a_folder_that_cannot_be_written_stops_no_request(tmp_path: Path) -> None:

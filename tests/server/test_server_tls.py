@@ -190,7 +190,9 @@ async def test_who_speaks_no_tls_is_cut(
 async def test_only_certified_clients_are_served(pairs: list[Pair], tmp_path: Path) -> None:
     ours, known, stranger = pairs
     settings = ours.put(tmp_path)
-    tls = ServerTls(TlsSettings(settings.certificate, settings.key, str(known.certificate)))
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(f"# Főtanúsítvány\n{stranger.key.read_text()}\n# another\n{known.certificate.read_text()}")
+    tls = ServerTls(TlsSettings(settings.certificate, settings.key, str(bundle)))
     async with served(tls) as port:
         assert await certificate_at(port, client_of(ours, own=known)) == ours.der
         await refused(port, client_of(ours))

@@ -14,7 +14,7 @@ NEWEST := .e2e/aiohttp
 RELEASE := .e2e/release
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench benchstart guard newest wheel audit sbom lock clean
+.PHONY: help run install test lint format types unit e2e sdk llamacpp docs bench benchstart team guard newest wheel audit sbom lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ benchstart: $(VENV)/.installed ## cold start, idle memory, size of an install
 scale: $(VENV)/.installed ## how cost grows; the figures and pictures of docs/performance.md
 	$(BIN)/python -m bench.scale --json docs/performance/scale.json $(ARGS)
 	$(BIN)/python -m bench.plots
+
+team: $(VENV)/.installed ## 300 users with ten streams each on one process, in a table
+	$(BIN)/python -m bench.team $(ARGS)
 
 guard: $(VENV)/.installed ## CPU time against a fixed program's; fails when it grew by more than a third
 	$(BIN)/python -m bench.guard $(ARGS)

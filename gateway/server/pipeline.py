@@ -18,7 +18,7 @@ import logging
 
 from aiohttp import web
 
-from gateway.errors import GatewayError, Overloaded, UpstreamTimeout
+from gateway.errors import GatewayError, InternalError, Overloaded, UpstreamTimeout
 from gateway.resilience.attempts import Attempts
 from gateway.server.access import Caller
 from gateway.server.attempt import aim, ask, parse
@@ -74,6 +74,9 @@ async def run(exchange: Exchange) -> web.StreamResponse:
     except (asyncio.CancelledError, ConnectionError):
         if not exchange.delivered:
             exchange.closed(begun=exchange.first_output is not None)
+        raise
+    except Exception:
+        exchange.failed(InternalError("a defect of the gateway"))
         raise
     finally:
         exchange.raw = b""

@@ -63,6 +63,7 @@ class PassthroughTranslator(StreamReader):
 
     __slots__ = (
         "_context",
+        "_counted",
         "_delta_seen",
         "_estimate",
         "_first_party",
@@ -111,15 +112,18 @@ class PassthroughTranslator(StreamReader):
         self._whole_input: JSON | None = None
         """The input that stood in a tool call's start, as long as no delta came."""
         self._delta_seen = False
+        self._counted = False
+        """The end of the answer told how long it was."""
 
     def usage_so_far(self) -> Usage:
         """What an answer that ends here has cost."""
-        if self._delta_seen:
-            return self.usage
-        estimate, known = estimated_usage(self._estimate, self._said), self.usage
+        known = self.usage
+        if known.estimated or (self._counted and known.prompt_tokens):
+            return known
+        estimate = estimated_usage(self._estimate, self._said)
         return known._replace(
             input_tokens=known.input_tokens if known.prompt_tokens else estimate.input_tokens,
-            output_tokens=max(known.output_tokens, estimate.output_tokens),
+            output_tokens=known.output_tokens if self._counted else max(known.output_tokens, estimate.output_tokens),
             estimated=True,
         )
 
@@ -170,6 +174,7 @@ class PassthroughTranslator(StreamReader):
         if not self.finished:
             raise self._cut_short()
         self.complete = True
+        self.usage = self.usage_so_far()
 
     def _wrong(self, what: str) -> UpstreamProtocolError:
         return UpstreamProtocolError(f"{self._provider} sent {what}")
@@ -276,6 +281,7 @@ class PassthroughTranslator(StreamReader):
         self.stop_reason = reason = _stop_reason(delta, bool(self._tool_ids))
         reported = event.get("usage") if isinstance(event.get("usage"), dict) else {}
         self.usage = from_anthropic(reported, self.usage)
+        self._counted = count((reported or {}).get("output_tokens")) > 0
         usage = {**(reported or {}), "output_tokens": max(1, self.usage.output_tokens)}
         if self._late_start:
             usage = {**self.usage.to_wire(), **usage}

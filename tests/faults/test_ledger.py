@@ -54,7 +54,7 @@ MEMBERS = {
 ALL, BOTH, CHAT = ("lab", "ant", "replies", "oll"), ("lab", "ant"), ("lab",)
 PLANS: dict[str, tuple[str, ...]] = {
     "whole": ALL,
-    "unreported": ("lab", "replies", "oll"),
+    "unreported": ALL,
     "held": BOTH,
     "heldrunning": CHAT,
     "silent": ALL,

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from bench.processes import free_port, running
@@ -142,18 +143,33 @@ def client_headers() -> dict[str, str]:
 
 
 def _ours(api: str) -> Callable[[Site], Launch]:
-    def launch(site: Site) -> Launch:
-        config = {
-            "server": {"host": "127.0.0.1", "port": site.port, "token": KEY},
-            "providers": {"mock": {"api": api, "base_url": f"http://127.0.0.1:{site.upstream}/v1", "api_key": KEY}},
-            "models": {**{name: f"mock/{name}" for name in MEASURED}, "*": "mock"},
-        }
-        (site.folder / "providers.yaml").write_text(json.dumps(config))
-        return Launch(
-            [sys.executable, "-m", "gateway", "serve", "--config", "providers.yaml"], {"PYTHONPATH": str(ROOT)}
-        )
+    return lambda site: ours(site, api, {"bench": KEY})
 
-    return launch
+
+def ours(site: Site, api: str, keys: Mapping[str, str], *options: str) -> Launch:
+    """The gateway as a team runs it: a key for each client, limits that nobody reaches, ledger, prices, metrics.
+
+    ``keys``: name -> key.
+    """
+    provider = {"api": api, "base_url": f"http://127.0.0.1:{site.upstream}/v1", "api_key": KEY}
+    config = {
+        "server": {"host": "127.0.0.1", "port": site.port, "admin": {"port": site.spare}},
+        "providers": {"mock": {**provider, "profile": {"price": {"input": 1, "output": 3}}}},
+        "models": {**{name: f"mock/{name}" for name in MEASURED}, "*": "mock"},
+        "groups": {"team": {"rpm": 10_000_000, "tpm": "1000M", "budget": "1000000usd/month"}},
+    }
+    (site.folder / "providers.yaml").write_text(json.dumps(config))
+    (site.folder / "keys.yaml").write_text(keys_yaml(keys))
+    (site.folder / "keys.yaml").chmod(0o600)
+    command = [sys.executable, "-m", "gateway", "serve", "--config", "providers.yaml", *options]
+    return Launch(command, {"PYTHONPATH": str(ROOT)})
+
+
+def keys_yaml(keys: Mapping[str, str]) -> str:
+    """As ``gateway keys add`` writes it: everybody has limits, and nobody reaches them."""
+    limits = "group: team, rpm: 1000000, tpm: 1000M, concurrency: 100000, budget: 1000000usd/month"
+    entries = (f"  {name}: {{sha256: {sha256(key.encode()).hexdigest()}, {limits}}}\n" for name, key in keys.items())
+    return f"keys:\n{''.join(entries)}"
 
 
 # -- nginx -----------------------------------------------------------------------------------------------

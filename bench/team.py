@@ -30,19 +30,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns, perf_counter
 from urllib.request import urlopen
 
 from bench.answer_check import faults
-from bench.gateways import ROOT, Contender, Gateway, Launch, Site, client_headers, started
+from bench.gateways import ROOT, Contender, Gateway, Launch, Site, client_headers, ours, started
 from bench.load import Connection, Refused, Request, messages_request
 from bench.processes import cores, cpu_seconds, free_port, memory_mb, on_cores, running
 from bench.scale import compact
 from bench.sections import small_body
 from bench.streams import Script, script
-from gateway.access.key_text import RANDOM_BYTES, digest, make
+from gateway.access.key_text import RANDOM_BYTES, make
 
 RAMP = 10.0
 """Seconds in which the streams begin."""
@@ -73,37 +73,12 @@ class User:
     failures: Counter[str] = field(default_factory=Counter)
 
 
-def keys_yaml(users: Sequence[User]) -> str:
-    """As ``gateway keys add`` writes it: everybody has limits, and nobody reaches them."""
-    entries = (
-        f"  {user.name}: {{sha256: {digest(user.key).hex()}, group: team, rpm: 6000, concurrency: 100}}\n"
-        for user in users
-    )
-    return f"keys:\n{''.join(entries)}"
-
-
 def contender(users: Sequence[User]) -> Contender:
     """The gateway with a key for each user."""
 
     def launch(site: Site) -> Launch:
-        config = {
-            "server": {"host": "127.0.0.1", "port": site.port, "admin": {"port": site.spare}},
-            "providers": {
-                "mock": {
-                    "api": "openai-chat",
-                    "base_url": f"http://127.0.0.1:{site.upstream}/v1",
-                    "api_key": "k",
-                    "profile": {"price": {"input": 1, "output": 3}},
-                }
-            },
-            "models": {"*": "mock"},
-            "groups": {"team": {"rpm": 1_000_000, "budget": "1000000usd/month"}},
-        }
-        (site.folder / "providers.yaml").write_text(json.dumps(config))
-        (site.folder / "keys.yaml").write_text(keys_yaml(users))
-        (site.folder / "keys.yaml").chmod(0o600)
-        command = [sys.executable, "-m", "gateway", "serve", "--config", "providers.yaml", "--log-format", "json"]
-        return Launch(command, {"PYTHONPATH": str(ROOT)}, headers=headers_of(users[0]))
+        launch = ours(site, "openai-chat", {user.name: user.key for user in users}, "--log-format", "json")
+        return replace(launch, headers=headers_of(users[0]))
 
     return Contender("team", "the gateway with a key for each user", launch)
 

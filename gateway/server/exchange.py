@@ -72,6 +72,8 @@ class Exchange:
     """None: nobody asked for the words to be kept."""
     dropped: str = ""
     """The fields that did not go up in the last attempt."""
+    whole: bool = False
+    """The upstream's answer came to its end."""
     left: bool = False
     """It was cancelled while an upstream was at work."""
     outcome: Outcome = "ok"
@@ -98,7 +100,7 @@ class Exchange:
     def admit_to_provider(self) -> Grant | None:
         """The same for the limits of the target's provider; None: it has none."""
         provider = self.attempt.target.provider
-        if provider.limits is NO_LIMITS:
+        if provider.limits == NO_LIMITS:
             return None
         return self._admit([Holder("provider", provider.name, provider.limits)])
 
@@ -126,7 +128,7 @@ class Exchange:
     @property
     def used(self) -> Usage:
         """The tokens of the last attempt, as far as they are known."""
-        if self.outcome == "ok" and not self.left:
+        if self.whole:
             return self.translator.usage
         if self.first_output is None and not self.left:
             return NOTHING

@@ -175,6 +175,7 @@ async def _relay(exchange: Exchange, sink: Sink) -> None:
                 idle_timeout=target.profile.idle_timeout,
             )
             await relay.run(answer)
+            exchange.whole = True
             if exchange.first_output is None:
                 exchange.answer_begins()
     except asyncio.CancelledError:

@@ -95,6 +95,14 @@ ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens, nanodollars = nanod
 _SWEEP = "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE time < ? ORDER BY time LIMIT ?)"
 
 
+_SPOILED = (TypeError, ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""What sqlite3 raises for a value that it cannot store."""
+
+
+class _UnevenBatchError(Exception):
+    """Not every record of a batch is new, or fits as it is."""
+
+
 class Unusable(Exception):
     """The file is not for us to write to; the text says why."""
 
@@ -139,14 +147,29 @@ class Database:
 
     def add(self, records: Sequence[UsageRecord]) -> int:
         """Takes all records in one transaction; the number of those that cannot be stored. Raises sqlite3.Error."""
+        try:
+            if any(map(_is_long, records)):
+                raise _UnevenBatchError
+            with _Transaction(self._connection) as connection:
+                if connection.executemany(_INSERT, records).rowcount != len(records):
+                    raise _UnevenBatchError
+                sums: _Sums = {}
+                for record in records:
+                    _count(record, sums)
+                connection.executemany(_ADD_TOTAL, _by_period(sums))
+        except (_UnevenBatchError, *_SPOILED):
+            return self._add_one_by_one(records)
+        return 0
+
+    def _add_one_by_one(self, records: Sequence[UsageRecord]) -> int:
+        """As ``add``, where not all are new, or one cannot be stored as it is: it must not keep the others out."""
         spoiled = 0
         sums: _Sums = {}
         with _Transaction(self._connection) as connection:
             for record in records:
                 try:
                     new = connection.execute(_INSERT, list(map(_stored, record))).rowcount > 0
-                except (TypeError, ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError):
-                    # One bad record must not keep the others out for ever.
+                except _SPOILED:
                     spoiled += 1
                     continue
                 if new:
@@ -324,6 +347,12 @@ def _code(error: BaseException) -> int | None:
     """SQLite's primary result code; None for other errors."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if code is not None else None
+
+
+def _is_long(record: UsageRecord) -> bool:
+    """Whether a text of it may have to be cut: those that clients choose."""
+    texts = (record.asked, record.session, record.target, record.tried, record.dropped, record.stop_reason)
+    return sum(map(len, texts)) > MAX_TEXT
 
 
 def _stored(value: object) -> object:

@@ -153,7 +153,7 @@ class Exchange:
             user="" if key is None else key.user,
             group="" if key is None else key.group or "",
             session=self.session,
-            asked=self.asked,
+            asked=self.asked[: recorder.MAX_NAME],
             target=self.attempt.name,
             provider=target.provider.name,
             wire=target.api,

@@ -29,6 +29,8 @@ CLIENT_KEY = web.RequestKey("CLIENT_KEY", ClientKey)
 """Set in a request once it is known who asks."""
 ASKED = web.RequestKey("ASKED", str)
 """The name that the client asked for, in a request whose body was understood."""
+MAX_NAME = 200
+"""What is kept of a name that a client chose."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before the answer."""
 
@@ -92,7 +94,7 @@ def refuse(request: web.Request, request_id: str, error: GatewayError) -> None:
         outcome="denied" if isinstance(error, AuthenticationFailed | PermissionDenied) else outcome_of(error),
         status=error.status,
         error_type=error.error_type,
-        asked=request.get(ASKED, ""),
+        asked=request.get(ASKED, "")[:MAX_NAME],
         key=key.name if key else "",
         user=key.user if key else "",
         group=(key.group or "") if key else "",

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from gateway.config.document import MAX_BYTES, MapNode, read
+from gateway.config.document import MapNode, read, read_file
 from gateway.config.fields import FieldReader
 from gateway.config.groups import idle_names, read_groups
 from gateway.config.mistakes import NOWHERE, ConfigError, Mistake, Mistakes
@@ -40,18 +40,11 @@ def load(path: Path, env: Mapping[str, str], apis: Collection[str] = APIS) -> Co
     """
     mistakes = Mistakes(str(path))
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise mistakes.error(NOWHERE, "this is not a file")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data, mode = read_file(path, mistakes)
     except FileNotFoundError:
         hint = "make one: the two sections 'providers' and 'models' are enough; docs/configuration.md has an example"
         raise mistakes.error(NOWHERE, "there is no such file", hint) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "the path is not valid"
-        raise mistakes.error(NOWHERE, f"cannot be read: {reason}") from None
-    others_read = bool(state.st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    others_read = bool(mode & (stat.S_IRGRP | stat.S_IROTH))
     return _config(data, mistakes, env, apis, path, others_read)
 
 

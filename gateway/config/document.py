@@ -15,13 +15,15 @@ Rules:
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from yaml.reader import Reader
 
-from gateway.config.mistakes import Mark, Mistakes, quoted
+from gateway.config.mistakes import NOWHERE, Mark, Mistakes, quoted
 
 MAX_BYTES = 1 << 20
 MAX_BYTES_PURE = 1 << 16
@@ -79,6 +81,24 @@ def core_value(text: str) -> str | int | float | bool | None:
         number = float(text)
         return number if abs(number) != float("inf") else text
     return text
+
+
+def read_file(path: Path, mistakes: Mistakes) -> tuple[bytes, int]:
+    """The content of ``path``, of a file that is too large its beginning, and its mode.
+
+    Raises FileNotFoundError, and ConfigError for what cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise mistakes.error(NOWHERE, "this is not a file")
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1), mode
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "the path is not valid"
+        raise mistakes.error(NOWHERE, f"cannot be read: {reason}") from None
 
 
 def read(data: bytes, mistakes: Mistakes, limit: int | None = None) -> Node:

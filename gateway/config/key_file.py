@@ -22,7 +22,7 @@ from gateway.access.client_key import ClientKey
 from gateway.access.key_ring import KeyRing
 from gateway.access.key_text import PREFIX, is_well_formed
 from gateway.access.limits import Budget, Limits
-from gateway.config.document import MAX_BYTES, MapNode, Node, ScalarNode, read
+from gateway.config.document import MAX_BYTES, MapNode, Node, ScalarNode, read, read_file
 from gateway.config.fields import INVALID, FieldReader, shown
 from gateway.config.mistakes import NOWHERE, Mark, Mistakes
 from gateway.config.variables import Expanded
@@ -89,17 +89,10 @@ def load(path: Path) -> KeyRing:
     """The keys in ``path``; a file that is not there is an empty ring. Raises ConfigError."""
     mistakes = Mistakes(str(path))
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise mistakes.error(NOWHERE, "this is not a file")
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data, mode = read_file(path, mistakes)
     except FileNotFoundError:
         return KeyRing()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "the path is not valid"
-        raise mistakes.error(NOWHERE, f"cannot be read: {reason}") from None
-    open_to_others = state.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    open_to_others = mode & (stat.S_IRWXG | stat.S_IRWXO)
     return _ring(data, mistakes, (f"other users can read or change {path}: chmod 600",) if open_to_others else ())
 
 

@@ -14,16 +14,17 @@ import fcntl
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+from gateway.access.limits import Period
+from gateway.access.periods import start
 from gateway.ledger.record import UsageRecord
 
 Kind = Literal["key", "group", "provider"]
-Period = Literal["day", "week", "month"]
+_PERIODS: tuple[Period, ...] = get_args(Period)
 """Of the calendar, in UTC; a week begins on Monday."""
 
 VERSION = 1
@@ -123,10 +124,7 @@ class Total(NamedTuple):
 
 def period_starts(now: float) -> dict[Period, int]:
     """When the periods began in which ``now`` lies; seconds since the epoch."""
-    days = int(now // 86400)
-    # 1970-01-01 was a Thursday.
-    monday, first = days - (days + 3) % 7, days + 1 - time.gmtime(days * 86400).tm_mday
-    return {"day": days * 86400, "week": monday * 86400, "month": first * 86400}
+    return {period: start(period, now) for period in _PERIODS}
 
 
 class Database:
@@ -388,5 +386,5 @@ def _count(record: UsageRecord, sums: _Sums) -> None:
 
 def _by_period(sums: _Sums) -> Iterator[Total]:
     for (kind, name, day), (tokens, cost) in sums.items():
-        for period, start in period_starts(day * 86400).items():
-            yield Total(kind, name, period, start, tokens, cost)
+        for period, begin in period_starts(day * 86400).items():
+            yield Total(kind, name, period, begin, tokens, cost)

@@ -359,9 +359,7 @@ class MessageStreamWriter:
             self.out.append(self._delta_head + b'"\xef\xbf\xbd"' + _DELTA_END)
             self._surrogate = ""
         self._open = None
-        self.out.append(
-            b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index
-        )
+        self.out.append(b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index)
         self._index += 1
 
     def _start(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import socket
 import sys
 from time import monotonic_ns
 from typing import Literal, cast
@@ -22,6 +23,7 @@ import orjson
 import uvloop
 
 from bench.streams import END, STAMP, STAMP_DIGITS, Encoded, encoded, script
+from gateway.server.accepting import Acceptor
 
 APIS: dict[bytes, Literal["chat", "messages"]] = {b"/v1/chat/completions": "chat", b"/v1/messages": "messages"}
 HEAD = (
@@ -141,20 +143,21 @@ def _dechunked(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-async def serve(port: int = 0) -> asyncio.Server:
-    """Listens on 127.0.0.1."""
-    return await asyncio.get_running_loop().create_server(UpstreamProtocol, "127.0.0.1", port, backlog=4096)
-
-
-def port_of(server: asyncio.Server) -> int:
-    port: int = server.sockets[0].getsockname()[1]
-    return port
+async def serve(port: int = 0) -> tuple[Acceptor, int]:
+    """Listens on 127.0.0.1 until the acceptor is closed; the port."""
+    listening = socket.create_server(("127.0.0.1", port))
+    acceptor = Acceptor([listening], UpstreamProtocol)
+    await acceptor.open()
+    return acceptor, listening.getsockname()[1]
 
 
 async def _main(port: int) -> None:
-    server = await serve(port)
-    print(port_of(server), flush=True)
-    await server.serve_forever()
+    acceptor, port = await serve(port)
+    print(port, flush=True)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        acceptor.close()
 
 
 if __name__ == "__main__":

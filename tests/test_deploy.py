@@ -17,9 +17,9 @@ import pytest
 
 from gateway.cli.serve import serve
 from gateway.config import is_loopback, loads
+from gateway.server.accepting import BACKLOG
 from gateway.server.app import build_app
 from gateway.server.listening_socket import inherited
-from gateway.server.run import BACKLOG
 from tests.deploy_commands import manifest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,6 +25,7 @@ from aiohttp import web
 from gateway.config import is_loopback
 from gateway.errors import PermissionDenied
 from gateway.server import handlers
+from gateway.server.accepting import Acceptor
 from gateway.server.app import name_server
 from gateway.server.host_check import HostCheck
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
@@ -52,7 +53,7 @@ class AdminListener:
             shutdown_timeout=LAST_SECONDS,
             **HANDLER_OPTIONS,  # type: ignore[arg-type]
         )
-        self._listener: asyncio.Server
+        self._acceptor: Acceptor
         self._watching: asyncio.Task[None]
 
     async def open(self) -> None:
@@ -60,17 +61,18 @@ class AdminListener:
         await self._runner.setup()
         server, loop = self._runner.server, asyncio.get_running_loop()
         assert server is not None
-        self._listener = await loop.create_server(
+        self._acceptor = Acceptor(
+            [self._socket],
             lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
-            sock=self._socket,
         )
+        await self._acceptor.open()
         self._watching = asyncio.create_task(watch_loop(self._state.metrics))
 
     async def close(self) -> None:
         """The last thing that a process does; what it counted stays on the board."""
         self._watching.cancel()
         await asyncio.wait([self._watching])
-        self._listener.close()
+        self._acceptor.close()
         await self._runner.cleanup()
         self._state.metrics.publish()
 

@@ -24,6 +24,7 @@ from aiohttp import ClientSession, web
 from gateway.access.key_ring import KeyRing
 from gateway.config import Config, is_loopback
 from gateway.ledger.store import Ledger, ledger_path
+from gateway.server.accepting import Acceptor
 from gateway.server.access import has_budgets
 from gateway.server.aiohttp_build import unsupported
 from gateway.server.app import build_app
@@ -46,7 +47,6 @@ log = logging.getLogger("gateway")
 
 POLL_SECONDS = 0.5
 """How often the files of the configuration are looked at."""
-BACKLOG = 1024
 LEDGER_SECONDS = 2.0
 """What the ledger gets to write its last records."""
 BUDGET_SECONDS = 3.0
@@ -121,20 +121,17 @@ async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None
         assert server is not None
         admission = server.request_handler = Admission(server.request_handler)
         signals = Signals(loop, all_of_them=role.hears_all)
-        listeners = [
-            await loop.create_server(
-                lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
-                sock=each,
-                backlog=BACKLOG,
-                **(place.tls.listener_options() if place.tls is not None else {}),
-            )
-            for each in place.sockets
-        ]
+        acceptor = Acceptor(
+            place.sockets,
+            lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
+            place.tls.connection_options() if place.tls is not None else None,
+        )
+        await acceptor.open()
         admin = await _open_admin(state, place)
         if place.steers:
             for each in place.steered:
                 share_again(each)
-        role.listening(listeners[0].sockets[0].getsockname()[1])
+        role.listening(place.sockets[0].getsockname()[1])
         windows.ask(*config.tables)
         beside = [*role.beside(state, signals), give_back(state)]
         if place.tls is not None:
@@ -149,7 +146,7 @@ async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await _leave(place, listeners, admission, server)
+        await _leave(place, acceptor, admission, server)
         await drain(state, server, place.drain_seconds)
         await runner.cleanup()
         if admin is not None:
@@ -210,23 +207,18 @@ async def _open_admin(state: GatewayState, place: Place) -> AdminListener | None
     return listener
 
 
-async def _leave(place: Place, listeners: list[asyncio.Server], admission: Admission, server: web.Server) -> None:
+async def _leave(place: Place, acceptor: Acceptor, admission: Admission, server: web.Server) -> None:
     """No new connection, then no new request."""
     if place.inherited:
-        _close(listeners)  # what waits is the next one's
+        acceptor.close()  # what waits is the next one's
     if place.steers:
         for each in place.steered:
             steer_away(each)
     if place.shared:
         admission.last_chance = True
         await hand_over([] if place.inherited else place.sockets, server)
-    _close(listeners)
+    acceptor.close()
     admission.closed = True
-
-
-def _close(listeners: list[asyncio.Server]) -> None:
-    for listener in listeners:
-        listener.close()
 
 
 def direct_upstream(session: ClientSession) -> DirectUpstream | None:

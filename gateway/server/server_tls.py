@@ -59,8 +59,8 @@ class ServerTls:
         self.context = FollowingContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.current = load(settings)
 
-    def listener_options(self) -> dict[str, Any]:
-        """Arguments for ``loop.create_server``."""
+    def connection_options(self) -> dict[str, Any]:
+        """Arguments for ``loop.connect_accepted_socket``."""
         return {
             "ssl": self.context,
             "ssl_handshake_timeout": HANDSHAKE_SECONDS,

@@ -24,7 +24,7 @@ from bench.report import Results, added, ratio, sections
 from bench.run import options
 from bench.sections import SECTIONS, Record
 from bench.streams import FAULTS, STAMP_DIGITS, encoded, events, script
-from bench.upstream import UpstreamProtocol, port_of, serve
+from bench.upstream import UpstreamProtocol, serve
 from gateway.adapters.base import MessagesRequest
 from gateway.errors import UpstreamProtocolError
 from tests.recordings import target_of
@@ -47,9 +47,9 @@ WRONG = {
 @pytest.fixture
 async def upstream() -> AsyncIterator[int]:
     """The port of a mock upstream."""
-    server = await serve()
-    yield port_of(server)
-    server.close()
+    acceptor, port = await serve()
+    yield port
+    acceptor.close()
 
 
 def body_for(stream: str, padding: int = 0) -> bytes:

@@ -22,6 +22,7 @@ from aiohttp import ClientSession, web
 from gateway.config import loads
 from gateway.config.settings import TlsSettings
 from gateway.server import server_tls
+from gateway.server.accepting import Acceptor
 from gateway.server.app import build_app
 from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.server_tls import ServerTls, TlsError, load
@@ -90,15 +91,17 @@ async def served(tls: ServerTls) -> AsyncIterator[int]:
         runner = web.AppRunner(build_app(state), handler_cancellation=True, shutdown_timeout=1.0, **HANDLER_OPTIONS)
         await runner.setup()
         server = runner.server
-        listener = await loop.create_server(
+        listening = socket.create_server(("127.0.0.1", 0))
+        acceptor = Acceptor(
+            [listening],
             lambda: EnvelopeRequestHandler(server, loop=loop, **HANDLER_OPTIONS),  # type: ignore[arg-type]
-            sock=socket.create_server(("127.0.0.1", 0)),
-            **tls.listener_options(),
+            tls.connection_options(),
         )
+        await acceptor.open()
         try:
-            yield listener.sockets[0].getsockname()[1]
+            yield listening.getsockname()[1]
         finally:
-            listener.close()
+            acceptor.close()
             await runner.cleanup()
     assert not reported
 
@@ -181,6 +184,20 @@ async def test_who_speaks_no_tls_is_cut(
                 assert b"HTTP" not in await reader.read()
             writer.close()
         assert await certificate_at(port, client_of(pairs[0])) == pairs[0].der
+
+
+@BOTH_LOOPS
+async def test_a_crowd_of_strangers_keeps_nobody_out_and_is_no_error(pairs: list[Pair], tmp_path: Path) -> None:
+    async with served(ServerTls(pairs[0].put(tmp_path))) as port, asyncio.timeout(20):
+        strangers = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(8)]
+        for each in strangers:
+            each.sendall(HELLO)
+        assert await certificate_at(port, client_of(pairs[0])) == pairs[0].der
+        for each in strangers:
+            each.setblocking(False)
+            with suppress(ConnectionError):
+                assert b"HTTP" not in await asyncio.get_running_loop().sock_recv(each, 99)
+            each.close()
 
 
 # -- client certificates -----------------------------------------------------------------------------------

@@ -183,6 +183,9 @@ CHARTS = (
         {"names": "names, ms", "patterns": "patterns, ms"},
     ),
     Chart(
+        "keys", "keys", "More keys", "keys in keys.yaml", "CPU per request, ms", {"a request": "a request, ms"},
+    ),
+    Chart(
         "streams-cpu", "streams", "More open streams: CPU", "open streams", "CPU per event, µs",
         {"translated": "µs/event"},
     ),

@@ -1,4 +1,4 @@
-"""How cost grows: longer conversations, more tools, more routes, more open streams, through the real gateway.
+"""How cost grows: longer conversations, more tools, more routes and keys, more open streams, through the real gateway.
 
     python -m bench.scale [--rounds 5] [--only messages,routes] [--json docs/performance/scale.json]
 
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import platform
+import secrets
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -23,11 +24,12 @@ from typing import Any
 
 import orjson
 
-from bench.gateways import KEY, OURS, ROOT, Contender, Gateway, Launch, Site, client_headers, started
+from bench.gateways import KEY, OURS, ROOT, Contender, Gateway, Launch, Site, client_headers, ours, started
 from bench.guard import whole
 from bench.load import Load, Outcome, messages_request
 from bench.processes import cores, cpu_seconds, free_port, memory_mb, on_cores, running, settled_cpu_seconds
 from bench.sections import REAL, capture, small_body
+from gateway.access.key_text import RANDOM_BYTES, make
 
 JSON = dict[str, Any]
 Figures = dict[str, float]
@@ -35,6 +37,7 @@ Figures = dict[str, float]
 MESSAGES = (10, 30, 100, 300, 1000)
 TOOLS = (10, 30, 100, 300)
 ROUTES = (1, 10, 100, 1000)
+KEYS = (1, 10, 100, 1000)
 STREAMS = (1, 10, 100, 500, 1000, 2000)
 FEW_STREAMS = 100
 """Up to so many open streams run at 20 events a second, more at 4, so that one core is never full."""
@@ -209,6 +212,18 @@ class Growth:
                         table.add(size, {kind: cost})
         return table
 
+    async def keys(self) -> Table:
+        """CPU per request against the number of keys, each with limits; the last one asks."""
+        table = Table("keys")
+        contenders = [Contender(f"keys-{size}", "", with_keys(size)) for size in KEYS]
+        with self._started(contenders) as gateways:
+            for number in range(self.rounds + 1):
+                for size, gateway in zip(KEYS, gateways, strict=True):
+                    cost = await milliseconds(gateway, "short", small_body(), 80)
+                    if number:
+                        table.add(size, {"a request, ms": cost, "memory, MB": memory_mb(gateway.pid or 0)})
+        return table
+
     async def streams(self) -> Table:
         """CPU per event, and memory, against the number of open streams; a fresh process each time."""
         table = Table("open streams")
@@ -261,10 +276,17 @@ def with_routes(form: str, count: int) -> Callable[[Site], Launch]:
     return launch
 
 
+def with_keys(count: int) -> Callable[[Site], Launch]:
+    """Our gateway with ``count`` keys, the bench's own the last of them."""
+    others = {f"user-{number}": make(secrets.token_bytes(RANDOM_BYTES)) for number in range(1, count)}
+    return lambda site: ours(site, "openai-chat", {**others, "bench": KEY})
+
+
 GROWTHS: dict[str, Callable[[Growth], Awaitable[Table]]] = {
     "messages": Growth.messages,
     "tools": Growth.tools,
     "routes": Growth.routes,
+    "keys": Growth.keys,
     "streams": Growth.streams,
 }
 

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from click.testing import CliRunner
+
+from gateway.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 UNITS = {"gateway", "gateway.service", "gateway.socket"}
+INSTALLED, CONFIGURED = "/opt/gateway/bin/gateway", "/etc/gateway/providers.yaml"
 MADE_BY_THE_READER = {"providers.yaml", "keys.env", "./config"}
 
 
@@ -25,8 +29,14 @@ def _is_there(path: str) -> bool:
 
 def run_sudo(words: list[str], folder: Path, demo: str) -> None:
     program, *arguments = words[1:]
-    assert program in {"useradd", "install", "systemctl"}
-    if program == "systemctl":
+    assert program in {"useradd", "install", "systemctl", INSTALLED}
+    if program == INSTALLED:
+        service = (ROOT / "deploy" / "gateway.service").read_text()
+        assert f"ExecStart={INSTALLED} serve --config {CONFIGURED} " in service
+        assert arguments[-2:] == ["--config", CONFIGURED]
+        ended = CliRunner().invoke(main, [*arguments[:-1], str(folder / "providers.yaml")])
+        assert ended.exit_code == 0, ended.output
+    elif program == "systemctl":
         verb, *units = arguments
         assert verb in {"daemon-reload", "enable", "reload", "restart"}
         assert {unit for unit in units if unit != "--now"} <= UNITS
@@ -48,7 +58,8 @@ def run_docker(words: list[str], folder: Path, demo: str) -> None:
     assert words[-1] == "messages-gateway"
     options = dict(pairwise(words))
     assert {"--rm", "--read-only"} <= set(words)
-    assert options["-v"].split(":") == ["./config", "/etc/gateway", "ro"], "where CMD looks for the file"
+    mounted = [word.split(":") for option, word in pairwise(words) if option == "-v"]
+    assert mounted == [["./config", "/etc/gateway", "ro"], ["gateway", "/var/lib/gateway"]], "where CMD looks; a ledger"
     assert options["-p"].endswith(":4002")
     assert int(options["--stop-timeout"]) > 30
 

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import click
 import pytest
+import yaml
 
 from gateway.cli.serve import serve
 from gateway.config import is_loopback, loads
@@ -160,6 +161,21 @@ def test_the_image_starts_what_exists() -> None:
     compile(probe[2], "HEALTHCHECK", "exec")
 
 
+def test_the_ledger_can_be_written_wherever_the_gateway_is_deployed(container: dict[str, Any]) -> None:
+    """In each place one folder is its own, and the documents and the manifest put the ledger there."""
+    (folder,) = of("VOLUME")
+    owned = [value for value in of("COPY") if value.endswith(f" {folder}")]
+    assert [f"--chown={of('USER')[0]}" in value for value in owned] == [True]
+    assert [f"/var/lib/{name}" for name in unit("gateway.service")["StateDirectory"]] == [folder]
+    assert [each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")] == [folder]
+    said = yaml.safe_load(of_kind("ConfigMap")["data"]["providers.yaml"])["server"]["ledger"]["file"]
+    assert said == f"{folder}/usage.db"
+    pages = (ROOT / "docs" / "operations.md").read_text()
+    for place in ("systemd", "Docker"):
+        section = pages.partition(f"## {place}\n")[2].partition("\n## ")[0]
+        assert f"ledger: {{file: {said}}}" in section
+
+
 # -- Kubernetes ------------------------------------------------------------------------------------------
 
 
@@ -200,7 +216,7 @@ def test_the_container_reads_what_is_mounted(pod: dict[str, Any], container: dic
     assert str(options["path"]) == f"{mounts['config']['mountPath']}/providers.yaml"
     assert options["port"] == container["ports"][0]["containerPort"]
     assert not [each for each in mounts.values() if "subPath" in each], "such a file never changes"
-    assert all(each["readOnly"] for each in mounts.values())
+    assert [name for name, each in mounts.items() if not each.get("readOnly")] == ["state"]
     volumes = {each["name"]: each for each in pod["volumes"]}
     assert volumes["config"]["configMap"]["name"] == of_kind("ConfigMap")["metadata"]["name"]
     assert volumes["keys"]["secret"]["secretName"] == of_kind("Secret")["metadata"]["name"]

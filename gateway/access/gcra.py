@@ -10,6 +10,11 @@ Rules:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.access.counters import Row
+
 MINUTE = 60.0
 LONGEST_DEBT = 300.0
 """Seconds; whoever took more is let off the rest."""
@@ -21,14 +26,16 @@ _ROUNDING = 1e-6
 class Bucket:
     """One bucket; every method is given the limit, per minute, and the time, in monotonic seconds."""
 
-    __slots__ = ("_full_at",)
+    __slots__ = ("_at", "_row")
 
-    def __init__(self) -> None:
-        self._full_at = float("-inf")
+    def __init__(self, row: Row, at: int) -> None:
+        """Its number is ``row[at]``; 0: full."""
+        self._row = row
+        self._at = at
 
     def wait(self, amount: int, limit: int, now: float) -> float:
         """Seconds until ``amount`` may be taken; 0: now."""
-        missing = self._full_at - now
+        missing = self._row[self._at] - now
         if missing <= _ROUNDING:
             return 0.0
         cost = amount * MINUTE / limit
@@ -37,11 +44,11 @@ class Bucket:
 
     def take(self, amount: float, limit: int, now: float) -> float:
         """Takes ``amount``, whether or not it is there. The seconds that it cost."""
-        full_at = self._full_at if self._full_at > now else now
+        full_at = max(self._row[self._at], now)
         cost = amount * MINUTE / limit
         if full_at + cost > now + MINUTE + LONGEST_DEBT:
             cost = max(0.0, now + MINUTE + LONGEST_DEBT - full_at)
-        self._full_at = full_at + cost
+        self._row[self._at] = full_at + cost
         return cost
 
     def correct(self, seconds: float, amount: int, limit: int, now: float) -> None:
@@ -50,4 +57,4 @@ class Bucket:
         if missing > 0:
             self.take(missing * limit / MINUTE, limit, now)
         else:
-            self._full_at += missing
+            self._row[self._at] += missing

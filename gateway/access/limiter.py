@@ -22,13 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from gateway.access.counters import REQUESTS, RUNNING, TALLIES, TALLY_WIDTH, TOKENS, Counters, OwnCounters
 from gateway.access.gcra import Bucket
 from gateway.access.limit_words import budget_spent, in_words, limit_reached
 from gateway.access.limits import Limits, Period
 from gateway.access.periods import DAY, date_in_words, end, start
 from gateway.errors import BudgetSpent, LimitReached
+
+if TYPE_CHECKING:
+    from gateway.access.counters import Row
 
 MAX_HOLDERS = 10_000
 PLACE_RETRY_AFTER = 5
@@ -69,16 +73,17 @@ class Grant:
         Only the first call counts.
         """
         charged, self._charged = self._charged, []
-        periods = self._limiter.periods_at(now.wall)
-        for account, seconds in charged:
-            account.settle(seconds, tokens, nanodollars, periods, now.monotonic)
+        if charged:
+            self._limiter.settle(charged, tokens, nanodollars, now)
 
 
 class Limiter:
     """All holders of the process."""
 
-    def __init__(self, max_holders: int = MAX_HOLDERS) -> None:
+    def __init__(self, max_holders: int = MAX_HOLDERS, counters: Counters | None = None) -> None:
+        """``counters``: None for those of this process alone."""
         self._max_holders = max_holders
+        self._counters = counters or OwnCounters()
         self._accounts: dict[tuple[str, str], _Account] = {}
         """The last one to ask stands last."""
         self._periods: dict[Period, int] = {}
@@ -88,15 +93,23 @@ class Limiter:
     def admit(self, holders: Sequence[Holder], tokens: int, now: Moment) -> Grant:
         """Charges a request of about ``tokens`` to all ``holders``. Raises LimitReached or BudgetSpent."""
         periods, monotonic = self.periods_at(now.wall), now.monotonic
-        accounts = [self._account(holder) for holder in holders]
-        refusals: list[LimitReached | BudgetSpent] = []
-        for account in accounts:
-            account.turn_to(periods)
-            if (refusal := account.refusal(tokens, monotonic)) is not None:
-                refusals.append(refusal)
-        if refusals:
-            raise max(refusals, key=_weight)
-        return Grant(self, [(account, account.charge(tokens, monotonic)) for account in accounts])
+        with self._counters:
+            accounts = [self._account(holder) for holder in holders]
+            refusals: list[LimitReached | BudgetSpent] = []
+            for account in accounts:
+                account.turn_to(periods)
+                if (refusal := account.refusal(tokens, monotonic)) is not None:
+                    refusals.append(refusal)
+            if refusals:
+                raise max(refusals, key=_weight)
+            return Grant(self, [(account, account.charge(tokens, monotonic)) for account in accounts])
+
+    def settle(self, charged: Sequence[tuple[_Account, float]], tokens: int, nanodollars: int, now: Moment) -> None:
+        """What ``admit`` charged is replaced by what it came to."""
+        periods = self.periods_at(now.wall)
+        with self._counters:
+            for account, seconds in charged:
+                account.settle(seconds, tokens, nanodollars, periods, now.monotonic)
 
     def restore(self, totals: Iterable[tuple[Kind, str, Period, float, int, int]]) -> None:
         """Puts in what is known of the current periods: (kind, name, period, its start, tokens, nanodollars).
@@ -104,9 +117,10 @@ class Limiter:
         Starts are seconds since the epoch. What is counted already is not counted again: of two totals of one
         period the larger holds. Totals of other periods do nothing.
         """
-        for kind, name, period, began, tokens, nanodollars in totals:
-            account = self._account(Holder(kind, name, Limits()), keep_limits=True)
-            account.tallies[period].raise_to(int(began), tokens, nanodollars)
+        with self._counters:
+            for kind, name, period, began, tokens, nanodollars in totals:
+                account = self._account(Holder(kind, name, Limits()), keep_limits=True)
+                account.tallies[period].raise_to(int(began), tokens, nanodollars)
 
     def periods_at(self, wall: float) -> dict[Period, int]:
         """When the day, the week and the month began that count now; the same object until they change."""
@@ -124,7 +138,8 @@ class Limiter:
         key = holder.kind, holder.name
         account = self._accounts.pop(key, None)
         if account is None:
-            account = _Account(holder.kind, holder.name)
+            row = self._counters.row(holder.kind, holder.name)
+            account = _Account(holder.kind, holder.name, row, self._counters.own)
             if len(self._accounts) >= self._max_holders:
                 self._forget_one()
         self._accounts[key] = account
@@ -142,41 +157,56 @@ class Limiter:
 class _Tally:
     """What was spent in one period."""
 
-    __slots__ = ("nanodollars", "start", "tokens")
+    __slots__ = ("_at", "_row")
 
-    def __init__(self) -> None:
-        self.start = -1
-        self.tokens = 0
-        self.nanodollars = 0
+    def __init__(self, row: Row, at: int) -> None:
+        self._row = row
+        self._at = at
 
     def begin(self, start: int) -> None:
         """Nothing is spent yet, if that is another period."""
-        if self.start != start:
-            self.start, self.tokens, self.nanodollars = start, 0, 0
+        if self._row[self._at] != start:
+            self._row[self._at], self._row[self._at + 1], self._row[self._at + 2] = start, 0, 0
+
+    def add(self, tokens: int, nanodollars: int) -> None:
+        self._row[self._at + 1] += tokens
+        self._row[self._at + 2] += nanodollars
 
     def raise_to(self, start: int, tokens: int, nanodollars: int) -> None:
-        if start < self.start:
+        if start < self._row[self._at]:
             return
         self.begin(start)
-        self.tokens = max(self.tokens, tokens)
-        self.nanodollars = max(self.nanodollars, nanodollars)
+        self._row[self._at + 1] = max(self._row[self._at + 1], tokens)
+        self._row[self._at + 2] = max(self._row[self._at + 2], nanodollars)
+
+    def spent(self, unit: Literal["tokens", "nanodollars"]) -> int:
+        return int(self._row[self._at + (1 if unit == "tokens" else 2)])
 
 
 class _Account:
     """What one holder has taken."""
 
-    __slots__ = ("_kind", "_name", "_periods", "_requests", "_tokens", "limits", "running", "tallies")
+    __slots__ = ("_kind", "_name", "_own", "_periods", "_requests", "_row", "_tokens", "limits", "tallies")
 
-    def __init__(self, kind: Kind, name: str) -> None:
+    def __init__(self, kind: Kind, name: str, row: Row, own: int) -> None:
+        """``own``: the place in ``row`` of our requests under way."""
         self._kind = kind
         self._name = name
+        self._row = row
+        self._own = own
         self.limits = Limits()
-        self.running = 0
-        self._requests = Bucket()
-        self._tokens = Bucket()
-        self.tallies: dict[Period, _Tally] = {period: _Tally() for period in _PERIODS}
+        self._requests = Bucket(row, REQUESTS)
+        self._tokens = Bucket(row, TOKENS)
+        self.tallies = {
+            period: _Tally(row, TALLIES + TALLY_WIDTH * number) for number, period in enumerate(_PERIODS)
+        }
         self._periods: dict[Period, int] = {}
         """Those that ``tallies`` are of."""
+
+    @property
+    def running(self) -> bool:
+        """Whether this process has requests under way for it."""
+        return self._row[self._own] > 0
 
     def turn_to(self, periods: dict[Period, int]) -> None:
         """Begins anew with each period that is over."""
@@ -196,26 +226,25 @@ class _Account:
             return self._rate_reached(
                 Limits(rpm=limits.rpm) if requests_wait >= tokens_wait else Limits(tpm=limits.tpm), wait
             )
-        if limits.concurrency is not None and self.running >= limits.concurrency:
+        if limits.concurrency is not None and sum(self._row[RUNNING:]) >= limits.concurrency:
             return self._rate_reached(Limits(concurrency=limits.concurrency), None)
         return None
 
     def charge(self, tokens: int, now: float) -> float:
         """The request begins. What its tokens cost: seconds, for ``settle``."""
-        self.running += 1
+        self._row[self._own] += 1
         if self.limits.rpm is not None:
             self._requests.take(1, self.limits.rpm, now)
         return self._tokens.take(tokens, self.limits.tpm, now) if self.limits.tpm is not None else 0.0
 
     def settle(self, charged: float, tokens: int, nanodollars: int, periods: dict[Period, int], now: float) -> None:
         """The request is over."""
-        self.running -= 1
+        self._row[self._own] -= 1
         if self.limits.tpm is not None:
             self._tokens.correct(charged, tokens, self.limits.tpm, now)
         self.turn_to(periods)
         for tally in self.tallies.values():
-            tally.tokens += tokens
-            tally.nanodollars += nanodollars
+            tally.add(tokens, nanodollars)
 
     @property
     def _whose(self) -> str:
@@ -223,13 +252,13 @@ class _Account:
 
     def _budget_spent(self) -> BudgetSpent | None:
         """Of several the one that begins anew last."""
-        spent = [each for each in self.limits.budget if getattr(self.tallies[each.period], each.unit) >= each.amount]
+        spent = [each for each in self.limits.budget if self.tallies[each.period].spent(each.unit) >= each.amount]
         if not spent:
             return None
         budget = max(spent, key=lambda each: end(each.period, self._periods[each.period]))
         anew = date_in_words(end(budget.period, self._periods[budget.period]))
-        amount: int = getattr(self.tallies[budget.period], budget.unit)
-        error = BudgetSpent(budget_spent(self._whose, budget, amount, anew))
+        spent_of_it = self.tallies[budget.period].spent(budget.unit)
+        error = BudgetSpent(budget_spent(self._whose, budget, spent_of_it, anew))
         if self._kind == "provider":
             error.scope = "room"
         return error

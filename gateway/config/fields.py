@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,6 +34,7 @@ INVALID: Final = _Invalid.INVALID
 
 PROFILE_HINTS: Final[Mapping[str, Any]] = get_type_hints(Profile)
 
+_hints = cache(get_type_hints)  # as slow as the rest of a key of keys.yaml together
 _SMALLEST = {"stop_limit": 0, "port": 0, "max_retry_after": 0}
 """The others: 1, and numbers that need not be whole more than 0."""
 _LARGEST = {"port": 65535, "budget": 1, "weight": 1000}
@@ -184,7 +186,7 @@ class FieldReader:
     def _dataclass(self, node: Node, kind: Any, path: str) -> Any:
         """INVALID also when a field that has no default is missing."""
         before = len(self.mistakes.found)
-        values = self.typed(node, path, get_type_hints(kind))
+        values = self.typed(node, path, _hints(kind))
         written = node.entries if isinstance(node, MapNode) else {}
         required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
         if len(self.mistakes.found) == before or isinstance(node, MapNode):

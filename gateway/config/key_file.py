@@ -92,8 +92,8 @@ def load(path: Path) -> KeyRing:
         data, mode = read_file(path, mistakes)
     except FileNotFoundError:
         return KeyRing()
-    open_to_others = mode & (stat.S_IRWXG | stat.S_IRWXO)
-    return _ring(data, mistakes, (f"other users can read or change {path}: chmod 600",) if open_to_others else ())
+    open_to_others = mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return _ring(data, mistakes, (f"other users can change {path}: chmod go-w",) if open_to_others else ())
 
 
 def loads(data: bytes, name: str) -> KeyRing:

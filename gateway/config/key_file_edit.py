@@ -197,12 +197,20 @@ def _save(path: Path, before: bytes | None, after: bytes) -> None:
 
 
 def _create(path: Path, data: bytes) -> None:
-    """A file that appears whole, with mode 600. Raises OSError."""
+    """A file that appears whole: for us alone, or, in the folder of another group, for that group to read.
+
+    Raises OSError.
+    """
+    group = path.parent.stat().st_gid
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
+            if group != os.fstat(stream.fileno()).st_gid:
+                with suppress(PermissionError):  # only root may give a file to a group that it is not in
+                    os.fchown(stream.fileno(), -1, group)
+                    os.fchmod(stream.fileno(), 0o640)
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:

@@ -1,7 +1,7 @@
 """Mistakes in a configuration file: what is wrong, where, and what to do about it.
 
 Rules:
-* All mistakes of a file are reported at once, in the order of the file.
+* All mistakes of a file are reported at once, in the order of the file; the first MOST_SHOWN, and how many more.
 * A mistake names keys and references. It never holds a value that may be a secret: no resolved
   variable, no key, no header.
 * The work is bounded whatever the file holds: suggestions have a budget.
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
+MOST_SHOWN = 100
 _SUGGESTION_BUDGET = 2_000
 """Comparisons that one file may cost, about 20 µs each."""
 _LONGEST_SUGGESTION = 32
@@ -48,7 +49,10 @@ class ConfigError(Exception):
     """The configuration cannot be used. ``str`` gives one mistake per line."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(sorted(set(mistakes)))
+        found = sorted(set(mistakes))
+        if len(found) > MOST_SHOWN:
+            found[MOST_SHOWN:] = [Mistake(found[-1].file, 0, 0, f"and {len(found) - MOST_SHOWN:,} more mistakes")]
+        self.mistakes = tuple(found)
         super().__init__("\n".join(map(str, self.mistakes)))
 
 

@@ -210,7 +210,10 @@ class Ledger:
                 return 0.0
         if self.trouble != reason:
             self.trouble = reason
-            log.error("%s cannot be written: %s; up to %d records wait", self.path, reason, MAX_WAITING)
+            log.error(
+                "%s cannot be written: %s; up to %d records wait (server.ledger.file says where it is)",
+                self.path, reason, MAX_WAITING,
+            )  # fmt: skip
         return RETRY_SECONDS
 
     def _tell_well(self) -> None:

@@ -6,6 +6,7 @@ type and status. What is no HTTP at all never comes here: http_edge.py.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -59,6 +60,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         response = state.host_check.admit(request, state.config.server)
         if response is None:
             response = await handler(request)
+            recorder.answered(request, request_id, response.status)
     except GatewayError as error:
         redact_error(error, state.config.secrets)
         response = error_response(error, request_id)
@@ -70,13 +72,20 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         else:
             recorder.refuse(request, request_id, error)
     except web.HTTPException as error:
-        response = error_response(_from_http(error, request), request_id)
+        refusal = _from_http(error, request)
+        response = error_response(refusal, request_id)
         response.headers.update({name: error.headers[name] for name in ("allow",) if name in error.headers})
-    except ConnectionError:
+        recorder.refuse(request, request_id, refusal)
+    except (asyncio.CancelledError, ConnectionError):
+        if recorder.RECORDED not in request:
+            recorder.left(request, request_id)
         raise
     except Exception:
         log.exception("%s a defect of the gateway", request_id)
-        response = error_response(InternalError(f"a defect of the gateway; its log has {request_id}"), request_id)
+        defect = InternalError(f"a defect of the gateway; its log has {request_id}")
+        response = error_response(defect, request_id)
+        if recorder.RECORDED not in request:
+            recorder.refuse(request, request_id, defect)
     if not response.prepared:
         response.headers["request-id"] = request_id
     return response

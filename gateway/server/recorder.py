@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ CLIENT_KEY = web.RequestKey("CLIENT_KEY", ClientKey)
 """Set in a request once it is known who asks."""
 ASKED = web.RequestKey("ASKED", str)
 """The name that the client asked for, in a request whose body was understood."""
+_LOGGED = ("/v1/messages/", "/v1/models")
 MAX_NAME = 200
 """What is kept of a name that a client chose."""
 CLIENT_LEFT = 499
@@ -49,7 +50,8 @@ class AccessLine:
     def __str__(self) -> str:
         record = self._record
         if not record.target:
-            return f"{record.request_id} {record.status} {record.error_type}: {self._words} (from {self.client})"
+            what = record.error_type or record.outcome
+            return f"{record.request_id} {record.status} {what}: {self._words} (from {self.client})"
         first = record.duration_seconds if record.first_token_seconds is None else record.first_token_seconds
         line = (
             f"{record.request_id} {printable(record.asked)} -> {printable(record.target)} "
@@ -77,6 +79,25 @@ class AccessLine:
         return fields
 
 
+class AnswerLine(NamedTuple):
+    """One line of the access log, of a request that the gateway answers by itself."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int
+    key: str
+    client: str
+
+    def __str__(self) -> str:
+        line = f"{self.request_id} {self.status} {self.method} {printable(self.path)}"
+        return f"{line} key={self.key}" if self.key else line
+
+    def fields(self) -> dict[str, Any]:
+        """What JSON says."""
+        return {name: value for name, value in self._asdict().items() if value != ""}
+
+
 def record(state: GatewayState, done: UsageRecord, line: AccessLine) -> None:
     """Hands ``done`` to all who want it."""
     log.log(logging.WARNING if done.status >= 500 and not done.target else logging.INFO, line)
@@ -87,23 +108,44 @@ def record(state: GatewayState, done: UsageRecord, line: AccessLine) -> None:
 
 def refuse(request: web.Request, request_id: str, error: GatewayError) -> None:
     """The record of a request that came to no exchange."""
+    denied = isinstance(error, AuthenticationFailed | PermissionDenied)
+    outcome: Outcome = "denied" if denied else outcome_of(error)
+    _record_early(request, request_id, outcome, error.status, error.error_type, error.logged)
+
+
+def left(request: web.Request, request_id: str) -> None:
+    """The client left before its request was there."""
+    _record_early(request, request_id, "client_closed", CLIENT_LEFT, "", "the client left before its request was whole")
+
+
+def answered(request: web.Request, request_id: str, status: int) -> None:
+    """The line of a request that asks no upstream; none for those that come by the clock or with the client's start."""
+    if request.path.startswith(_LOGGED):
+        key = request.get(CLIENT_KEY)
+        name = key.name if key else ""
+        log.info(AnswerLine(request_id, request.method, request.path, status, name, address_of(request)))
+
+
+def _record_early(
+    request: web.Request, request_id: str, outcome: Outcome, status: int, error_type: str, words: str
+) -> None:
     key = request.get(CLIENT_KEY)
     done = UsageRecord(
         time=time.time(),
         request_id=request_id,
-        outcome="denied" if isinstance(error, AuthenticationFailed | PermissionDenied) else outcome_of(error),
-        status=error.status,
-        error_type=error.error_type,
+        outcome=outcome,
+        status=status,
+        error_type=error_type,
         asked=request.get(ASKED, "")[:MAX_NAME],
         key=key.name if key else "",
         user=key.user if key else "",
         group=(key.group or "") if key else "",
     )
-    client = address_of(request)
+    line = AccessLine(done, words, address_of(request))
     if request.path == "/v1/messages":
-        record(request.app[STATE], done, AccessLine(done, error.logged, client))
+        record(request.app[STATE], done, line)
     else:
-        log.log(logging.WARNING if error.status >= 500 else logging.INFO, AccessLine(done, error.logged, client))
+        log.log(logging.WARNING if status >= 500 else logging.INFO, line)
 
 
 def address_of(request: web.Request) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import ClientSession, web
 
 from gateway.access.key_ring import KeyRing
+from gateway.access.limiter import Limiter
 from gateway.config import Config, is_loopback
 from gateway.ledger.store import Ledger, ledger_path
 from gateway.server.accepting import Acceptor
@@ -35,10 +36,21 @@ from gateway.server.http_edge import HANDLER_OPTIONS, EnvelopeRequestHandler
 from gateway.server.listening_socket import share_again, steer_away
 from gateway.server.memory import give_back
 from gateway.server.state import GatewayState
-from gateway.server.stopping import CUT_SECONDS, THREAD_NAME, Admission, Signals, drain, end_threads, hand_over
+from gateway.server.stopping import (
+    CUT_SECONDS,
+    HANDOVER_SECONDS,
+    THREAD_NAME,
+    Admission,
+    Signals,
+    drain,
+    end_threads,
+    first_requests,
+    hand_over,
+)
 from gateway.server.upstream import new_session
 
 if TYPE_CHECKING:
+    from gateway.access.counters import Counters
     from gateway.server.admin import AdminListener
     from gateway.server.metrics_board import Page
     from gateway.server.server_tls import ServerTls
@@ -50,7 +62,7 @@ POLL_SECONDS = 0.5
 LEDGER_SECONDS = 2.0
 """What the ledger gets to write its last records."""
 BUDGET_SECONDS = 3.0
-"""How often it is looked at who has a budget, and by a worker at what the others spent."""
+"""How often it is looked at who has a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +77,20 @@ class Place:
     """systemd opened them, and keeps them open."""
     shared: bool = False
     """Others may listen on the port too, and take what comes."""
+    followed: bool = False
+    """A worker: the supervisor keeps the sockets open, and another worker takes what waits there."""
     steers: bool = False
     """Says itself, when it leaves, that new connections go to the others."""
     tls: ServerTls | None = None
     json_log: bool = False
     prompts: Path | None = None
     """The folder for the words of users who want them kept."""
-    workers: int = 1
-    """Processes that serve, with this one."""
     admin: socket.socket | None = None
     """For the admin listener (admin.py); workers share it."""
     page: Page | None = None
     """Where a worker's numbers are shown to the others."""
+    counters: Counters | None = None
+    """By which limits are kept with the other workers."""
 
     @property
     def steered(self) -> tuple[socket.socket, ...]:
@@ -137,7 +151,7 @@ async def serve(config: Config, keys: KeyRing, place: Place, role: Role) -> None
         if place.tls is not None:
             beside.append(place.tls.follow())
         if ledger is not None:
-            beside.append(_follow_budgets(state, place.workers))
+            beside.append(_follow_budgets(state))
         tasks = [asyncio.create_task(each) for each in beside]
         await signals.stop.wait()
         state.ready = False
@@ -161,6 +175,8 @@ def _equip(state: GatewayState, place: Place) -> Ledger | None:
     state.host_check = HostCheck(loopback=all(is_loopback(each.getsockname()[0]) for each in place.sockets))
     state.ledger = _open_ledger(state.config)
     state.json_log = place.json_log
+    if place.counters is not None:
+        state.limiter = Limiter(counters=place.counters)
     if place.prompts is not None:
         from gateway.server.prompt_log import PromptLog  # most gateways keep nobody's words
 
@@ -184,13 +200,13 @@ async def _restore_budgets(state: GatewayState) -> None:
         state.limiter.restore(await asyncio.to_thread(state.ledger.totals, time.time()))
 
 
-async def _follow_budgets(state: GatewayState, workers: int) -> None:
-    """Those that a reload brings; and, where others serve too, what they spend."""
+async def _follow_budgets(state: GatewayState) -> None:
+    """Those that a reload brings."""
     known = state.config, state.keys
     while True:
         await asyncio.sleep(BUDGET_SECONDS)
         in_force = state.config, state.keys
-        if workers > 1 or in_force != known:
+        if in_force != known:
             await _restore_budgets(state)
             known = in_force
 
@@ -217,6 +233,10 @@ async def _leave(place: Place, acceptor: Acceptor, admission: Admission, server:
     if place.shared:
         admission.last_chance = True
         await hand_over([] if place.inherited else place.sockets, server)
+    elif place.followed:
+        acceptor.close()
+        admission.last_chance = True
+        await first_requests(server, HANDOVER_SECONDS)
     acceptor.close()
     admission.closed = True
 

@@ -95,7 +95,6 @@ def start(
             tls=tls,
             json_log=options.json_log,
             prompts=options.prompts,
-            workers=options.workers,
             admin=admin,
         )
         if options.workers > 1:

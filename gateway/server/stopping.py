@@ -4,6 +4,7 @@
 |--------------------------|----------------------|-----------------------------------|----------------------------|
 | first SIGTERM or SIGINT  | refused (not ready)  | 529, with ``connection: close``   | go on                      |
 | on a port that is shared | go to the others     | answered for HANDOVER_SECONDS     | go on                      |
+| a worker                 | are the next one's   | the first one is answered         | go on                      |
 | after the drain limit    | refused              | 529                               | each gets its error event  |
 | second signal            | the process ends at once, with status 128 + signal                                    |
 
@@ -126,10 +127,17 @@ async def hand_over(sockets: Sequence[socket.socket], server: web.Server) -> Non
     To close a socket resets the connections in its queue, and to close a connection the request on its way to it.
     """
     await asyncio.sleep(HANDOVER_SECONDS)
+    await first_requests(server, FIRST_REQUEST_SECONDS, sockets)
+
+
+async def first_requests(server: web.Server, seconds: float, sockets: Sequence[socket.socket] = ()) -> None:
+    """Waits, for so long at most, until every connection has brought its first request, and none waits for us."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + FIRST_REQUEST_SECONDS
-    while (connection_waits(sockets) or _fresh(server)) and loop.time() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_SECONDS)
+    end = loop.time() + seconds
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)  # one that was just taken is no connection yet
+        if not (connection_waits(sockets) or _fresh(server)) or loop.time() >= end:
+            return
 
 
 async def drain(state: GatewayState, server: web.Server, seconds: float) -> None:

@@ -34,6 +34,7 @@ from gateway.server.metrics_board import Board, Page
 from gateway.server.reloading import News, Reloading
 from gateway.server.run import Place
 from gateway.server.service_notify import notify, watchdog_interval
+from gateway.server.shared_counters import SharedCounters
 from gateway.server.standalone import Announce
 from gateway.server.stopping import CUT_SECONDS, STOPPING, end_at_once, terminal_closed
 from gateway.server.worker import Down, Worker
@@ -64,7 +65,7 @@ class Child:
     started: float
     heard: float
     page: Page | None
-    """Of the board of metrics; None: there is none, or all are in use."""
+    """Of the board of metrics, and by its number the place among the counters; None: all are in use."""
     outgoing: bytearray = field(default_factory=bytearray)
     listens: bool = False
     leaving: bool = False
@@ -106,7 +107,8 @@ class Supervisor:
         self._unsaid: tuple[News, set[Child], float] | None = None
         """A reload that some workers have not confirmed yet, and until when they may."""
         self._had_terminal = os.isatty(0)
-        self._board = None if place.admin is None else Board(PAGES_EACH * count)
+        self._board = Board(PAGES_EACH * count)
+        self._counters = SharedCounters(PAGES_EACH * count)
 
     def run(self) -> int:
         """Until a signal; the exit status. Raises OSError when a socket cannot listen."""
@@ -156,9 +158,9 @@ class Supervisor:
 
     def _start(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
-        page = None if self._board is None else self._board.take()
-        if self._board is not None and page is None:
-            log.warning("too many workers are leaving: what the next one does is not in the metrics")
+        page = self._board.take()
+        if page is None:
+            log.warning("too many workers are leaving: the next one keeps limits for itself, and is not in the metrics")
         sys.stdout.flush()
         sys.stderr.flush()
         # A signal between the fork and the child's own handlers would be lost.
@@ -209,9 +211,10 @@ class Supervisor:
         else:
             own = (sockets[slot],)
             listening_socket.close([each for each in sockets if each is not own[0]])
-        # One whose numbers cannot be merged answers no scrape.
-        admin = None if page is None else place.admin
-        return replace(place, sockets=own, steers=False, page=page, admin=admin)
+        place = replace(place, sockets=own, steers=False, followed=True)
+        if page is None:  # one whose numbers cannot be merged answers no scrape
+            return replace(place, admin=None)
+        return replace(place, page=page, counters=self._counters.of(page.number))
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -223,8 +226,9 @@ class Supervisor:
         self._hear(child)
         self._children.remove(child)
         self._forget(child)
-        if self._board is not None and child.page is not None:
+        if child.page is not None:
             self._board.release(child.page)
+            self._counters.release(child.page.number)
         if self._stop_by is not None:
             # One that was told to stop before it could hear is no failure.
             if status and (child.listens or status != -signal.SIGTERM):

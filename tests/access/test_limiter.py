@@ -11,16 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.access.counters import OwnCounters
 from gateway.access.gcra import LONGEST_DEBT
 from gateway.access.limiter import MAX_HOLDERS, PLACE_RETRY_AFTER, Grant, Holder, Kind, Limiter, Moment
 from gateway.access.limits import Budget, Limits
 from gateway.config.amounts import budgets
 from gateway.errors import BudgetSpent, LimitReached
 from gateway.resilience.failure import meaning_of
+from gateway.server.shared_counters import SharedCounters
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 """A Sunday."""
 USD = 10**9
+
+
+@pytest.fixture(autouse=True, params=["of one process", "shared"])
+def _counters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with the numbers of one process, and with those that workers share."""
+    if request.param == "shared":
+        monkeypatch.setattr("gateway.access.limiter.OwnCounters", lambda: SharedCounters(3).of(1))
 
 
 def at(seconds: float = 0.0, wall: float | str | None = None) -> Moment:
@@ -493,7 +502,7 @@ def test_only_so_many_holders_are_known() -> None:
 
 
 def test_who_asked_longest_ago_is_forgotten_unless_something_of_it_is_under_way() -> None:
-    limiter = Limiter(max_holders=3)
+    limiter = Limiter(max_holders=3, counters=OwnCounters())  # what workers share stays in its row
     running = limiter.admit([key("running", concurrency=1)], 0, at())
     for name in ("old", "new", "old", "other"):
         spend(limiter, key(name), 5, at())

@@ -29,7 +29,13 @@ def test_the_tables_are_the_figures() -> None:
 
 
 def test_every_growth_has_all_its_sizes() -> None:
-    sizes = {"messages": scale.MESSAGES, "tools": scale.TOOLS, "routes": scale.ROUTES, "streams": scale.STREAMS}
+    sizes = {
+        "messages": scale.MESSAGES,
+        "tools": scale.TOOLS,
+        "routes": scale.ROUTES,
+        "keys": scale.KEYS,
+        "streams": scale.STREAMS,
+    }
     for name, told in FIGURES.items():
         for figure, values in told["figures"].items():
             assert tuple(map(int, values)) == sizes[name], (name, figure)

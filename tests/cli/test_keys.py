@@ -302,11 +302,15 @@ def test_show() -> None:
     assert (shown["state"], shown["models"], shown["rpm"]) == ("active", "sonnet, haiku", "60")
 
 
-def test_others_who_can_read_the_file_are_a_warning(folder: Path) -> None:
+def test_others_who_can_change_the_file_are_a_warning(folder: Path) -> None:
+    """To read it gives nobody a key; where it is mounted, its group does."""
     given("add", "anna")
-    assert done("list").stderr == ""
-    (folder / "keys.yaml").chmod(0o644)
-    assert done("list").stderr == "warning: other users can read or change keys.yaml: chmod 600\n"
+    for mode in (0o600, 0o640, 0o444):
+        (folder / "keys.yaml").chmod(mode)
+        assert done("list").stderr == ""
+    for mode in (0o620, 0o602):
+        (folder / "keys.yaml").chmod(mode)
+        assert done("list").stderr == "warning: other users can change keys.yaml: chmod go-w\n"
 
 
 # -- which file ------------------------------------------------------------------------------------------------

@@ -269,6 +269,16 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path, mask: int) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["keys.yaml"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another group")
+def test_a_new_file_may_be_read_by_the_group_whose_folder_it_is_in(tmp_path: Path) -> None:
+    """root, in the folder of a service."""
+    os.chown(tmp_path, -1, 54321)
+    path = tmp_path / "keys.yaml"
+    change_key(path, "anna", lambda _: {"sha256": "0" * 64})
+    state = path.stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (0, 54321, 0o640)
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
 def test_permissions_stay(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "keys.yaml"

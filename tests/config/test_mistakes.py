@@ -129,3 +129,12 @@ def test_no_broken_file_shows_a_resolved_value(text: str) -> None:
         for url in address:  # an address is no secret: it stands in every log
             shown = shown.replace(url, "")
     assert list(secrets_shown(shown)) == []
+
+
+def test_a_file_of_mistakes_does_not_fill_the_log() -> None:
+    text = "server:\n" + "".join(f"  unknown_{number}: 1\n" for number in range(5000))
+    with pytest.raises(ConfigError) as caught:
+        loads(text.encode(), "providers.yaml", {})
+    told = str(caught.value).splitlines()
+    assert len(told) == 101
+    assert told[-1] == "providers.yaml: and 4,902 more mistakes"

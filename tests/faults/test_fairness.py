@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import quantiles
 
 import orjson
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientResponse, ClientSession
 
 from tests.faults.footprint import Stopwatch
 from tests.faults.metered import takes
@@ -21,11 +23,11 @@ from tests.server.gateway_process import PATIENCE, Gateway, turn, until
 from tests.server.service import ask_often
 from tests.server.test_admin import ADMIN, scrape
 from tests.server.test_metrics import value
+from tests.server.test_workers import workers
 
 STREAMS, OTHERS_SECONDS = 60, 0.25
 QUESTIONS = 50
-WORKERS_SECONDS = 5.0
-"""Time enough to look at the ledger; no worker says when it did."""
+PLACES = 12
 
 
 # -- the other users (O7) ----------------------------------------------------------------------------------
@@ -201,13 +203,73 @@ async def test_places_of_a_provider(upstream: FaultyUpstream, tmp_path: Path) ->
 
 
 async def test_a_budget_is_one_for_all_workers(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    """Two requests spend it, whichever worker has them; each looks every three seconds at what others spent."""
+    """Two requests spend it, whichever worker has them."""
     script = upstream.script(stream(*takes(500, 1000)))
     config = f"providers:\n{providers(upstream.url)}models: {{sonnet: lab/{script.model}}}\n"
     with team(tmp_path, config, "--workers", "2", anna="--budget 2ktokens/day") as (gateway, texts):
         gateway.token = texts["anna"]
         assert [(await gateway.ask("sonnet")).status for _ in range(2)] == [200, 200]
-        await asyncio.sleep(WORKERS_SECONDS)
+        await settled(tmp_path, 2)
         for _ in range(10):
             assert "key anna, 2,000 tokens a day, is spent (3,000 tokens)" in (await gateway.ask("sonnet")).error(402)
         assert len(script.visits) == 2
+
+
+async def test_a_rate_is_one_for_all_workers(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    script = upstream.script(stream(*whole("chat", "Hi")))
+    config = f"providers:\n{providers(upstream.url)}models: {{sonnet: lab/{script.model}}}\n"
+    with team(tmp_path, config, "--workers", "2", anna="--rpm 20", ben="") as (gateway, texts):
+        gateway.token = texts["anna"]
+        watch = Stopwatch(gateway.pid)
+        answered = await ask_often(gateway, 80, 8)
+        earned = watch.seconds() * 20 / 60
+        assert 20 <= answered[f"lab/{script.model}"] <= 20 + earned + 1
+        gateway.token = texts["ben"]
+        assert await ask_often(gateway, 10, 8) == {f"lab/{script.model}": 10}
+
+
+async def test_places_are_one_for_all_workers_and_free_when_one_is_killed(
+    upstream: FaultyUpstream, tmp_path: Path
+) -> None:
+    script = upstream.script(ticking)
+    config = f"providers:\n{providers(upstream.url)}models: {{sonnet: lab/{script.model}}}\n"
+    options = f"--concurrency {PLACES}"
+    with team(tmp_path, config, "--workers", "2", anna=options) as (gateway, texts):
+        async with ClientSession(timeout=PATIENCE) as session, asyncio.TaskGroup() as group:
+            reads: list[int] = []
+
+            async def begin() -> bool:
+                """On a connection of its own, by either worker."""
+                url, body = f"{gateway.url}/v1/messages", turn("sonnet", stream=True)
+                answer = await session.post(url, json=body, headers=x_api_key(texts["anna"]))
+                if answer.status == 429:
+                    answer.close()
+                    return False
+                readers.append(group.create_task(read(answer, len(readers))))
+                reads.append(0)
+                return True
+
+            async def read(answer: ClientResponse, number: int) -> None:
+                with suppress(ClientError), closing(answer):
+                    async for _ in answer.content.iter_any():
+                        reads[number] += 1
+
+            readers: list[asyncio.Task[None]] = []
+            assert [await begin() for _ in range(PLACES)] == [True] * PLACES
+            assert not any([await begin() for _ in range(10)])
+            seen = list(reads)
+            os.kill(workers(gateway)[0], signal.SIGKILL)
+
+            async def told() -> bool:
+                """Of each stream it is known whether it goes on."""
+                states = zip(readers, reads, seen, strict=True)
+                return all(reader.done() or now > before + 5 for reader, now, before in states)
+
+            await until(told)
+            lost = sum(reader.done() for reader in readers)
+            assert 0 < lost < PLACES
+            for _ in range(lost):
+                await until(begin)
+            assert not any([await begin() for _ in range(10)])
+            for reader in readers:
+                reader.cancel()

@@ -23,7 +23,7 @@ from tests.cli.gateway_command import run
 from tests.faults.metered import Books, Tokens, tokens_of
 from tests.faults.team import dollars, providers, rows, settled, team, tokens_in
 from tests.server.faulty_upstream import FaultyUpstream
-from tests.server.gateway_process import KEYS, PATIENCE, Gateway, turn
+from tests.server.gateway_process import KEYS, PATIENCE, Gateway, turn, until
 from tests.server.service import service
 from tests.server.test_admin import admin_url, get, scrape
 from tests.server.test_metrics import value
@@ -312,6 +312,7 @@ async def test_an_aborted_stream_is_paid_for(
 
 # -- the access log (O5) -----------------------------------------------------------------------------------
 
+ECHOES = "providers: {echo: {}}\nmodels: {sonnet: echo/echo}\n"
 PROMPT = "zebra-words-of-the-prompt"
 SAID = ("key", "user", "outcome", "status", "target", "input_tokens", "output_tokens", "attempts")
 
@@ -335,3 +336,47 @@ async def test_one_line_for_each_request(upstream: FaultyUpstream, books: Books,
         assert {name: line[name] for name in SAID} == {name: recorded[line["request_id"]][name] for name in SAID}
     assert {line["key"] for line in said} == {"", *MEMBERS}
     assert PROMPT not in log
+
+
+async def test_a_line_for_what_asks_no_upstream(tmp_path: Path) -> None:
+    """Tokens counted, names listed, paths that nobody has; none for what comes by the clock. No row for any of them."""
+    with team(tmp_path, ECHOES, "--log-format", "json", anna="") as (gateway, texts):
+        gateway.token = texts["anna"]
+        wanted = []
+        for method, path, status in (
+            ("POST", "/v1/messages/count_tokens", 200),
+            ("GET", "/v1/models", 200),
+            ("GET", "/v1/models/sonnet", 200),
+            ("GET", "/v1/nowhere", 404),
+            ("HEAD", "/", 200),
+            ("GET", "/healthz", 200),
+        ):
+            answer = await gateway.send(method, path, turn("sonnet") if method == "POST" else None)
+            assert answer.status == status
+            wanted.append((answer.headers["request-id"], method, path, status))
+        last = wanted[3][0]
+        await until(lambda: asyncio.sleep(0, last in gateway.log()))
+        log = gateway.log()
+    said = [line for line in map(json.loads, log.splitlines()) if line["logger"] == "gateway.access"]
+    names = ("request_id", "method", "path", "status")
+    assert [tuple(line.get(name) for name in names) for line in said[:3]] == wanted[:3]
+    assert {(line["key"], line["client"]) for line in said[:3]} == {("anna", "127.0.0.1")}
+    assert [(line["request_id"], line["status"], line["error"]) for line in said[3:]] == [
+        (wanted[3][0], 404, "no such path: GET /v1/nowhere")
+    ]
+    assert rows(tmp_path) == []
+
+
+async def test_who_leaves_before_the_body_is_whole_is_on_record(tmp_path: Path) -> None:
+    with team(tmp_path, ECHOES, anna="") as (gateway, texts):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        head = "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 99\r\n"
+        writer.write(f"{head}x-api-key: {texts['anna']}\r\n\r\n".encode())
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'{"model"')
+        writer.close()
+        (row,) = await settled(tmp_path, 1)
+        log = gateway.log()
+    said = {"outcome": "client_closed", "status": 499, "key": "anna", "target": "", "cost": None}
+    assert {name: row[name] for name in said} == said
+    assert f"{row['request_id']} 499 client_closed: the client left before its request was whole" in log

@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gateway.errors import INPUT_TOO_LONG, InvalidRequest, RequestTooLarge
+from gateway.errors import INPUT_TOO_LONG, AuthenticationFailed, InvalidRequest, PermissionDenied, RequestTooLarge
 from gateway.routing import FAMILIES, Route, RoutingTable
 from gateway.server import pipeline
 from gateway.server.access import Caller, caller_of
 from gateway.server.attempt import parse
 from gateway.server.recorder import CLIENT_KEY
-from gateway.server.state import STATE
+from gateway.server.state import STATE, GatewayState
 from gateway.translate.request_check import check_request
 from gateway.translate.token_estimate import measure
 
@@ -27,6 +27,7 @@ log = logging.getLogger("gateway")
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 """The key under which a request carries its id."""
 
+STRANGER = "the log says what; so does this page, to who sends a key"
 _EPOCH = "1970-01-01T00:00:00Z"
 """``created_at`` of a model whose release date nobody knows (the SDK's own advice)."""
 BODY_SECONDS = 30.0
@@ -95,15 +96,21 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """New requests are welcome. Never asks an upstream."""
-    state = request.app[STATE]
+    """New requests are welcome; whoever may ask for models learns what is wrong. Never asks an upstream."""
+    try:
+        caller_of(request)
+    except (AuthenticationFailed, PermissionDenied):
+        return readiness(request.app[STATE], STRANGER)
+    return readiness(request.app[STATE])
+
+
+def readiness(state: GatewayState, instead: str | None = None) -> web.Response:
+    """``instead``: what is said in the place of words that are for the operator."""
     status: dict[str, object] = {"status": "ready" if state.ready else "draining"}
-    if state.config_error:
-        status["config_error"] = state.config_error
-    if state.keys_error:
-        status["keys_error"] = state.keys_error
-    if state.windows is not None and state.windows.warnings:
-        status["warnings"] = state.windows.warnings
+    warnings = state.windows.warnings if state.windows is not None else None
+    for name, words in (("config_error", state.config_error), ("keys_error", state.keys_error), ("warnings", warnings)):
+        if words:
+            status[name] = instead or words
     return json_response(status, status=200 if state.ready else 503)
 
 

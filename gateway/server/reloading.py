@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.access.key_ring import KeyRing
 from gateway.config import Config, ConfigError
+from gateway.config.mistakes import MOST_SHOWN
 from gateway.file_watch import Loaded, Watch
 from gateway.reload import KeyReloader, Reloader, describe_change, describe_key_change
 from gateway.server.state import GatewayState
@@ -92,7 +93,7 @@ class Reloading:
             lines.append((logging.ERROR, NO_TOKEN))
             return None
         changes = describe_change(self.config, result) or ["no route changed"]
-        lines += [(logging.INFO, f"reloaded: {line}") for line in changes]
+        lines += _told(changes)
         lines += [(logging.WARNING, warning) for warning in result.warnings]
         self._error = None
         self.config = result
@@ -103,11 +104,18 @@ class Reloading:
             self._keys_error = str(result)
             lines += [(logging.ERROR, KEYS_KEPT), *((logging.ERROR, str(mistake)) for mistake in result.mistakes)]
             return None
-        lines += [(logging.INFO, f"reloaded: {line}") for line in describe_key_change(self.keys, result)]
+        lines += _told(describe_key_change(self.keys, result))
         lines += [(logging.WARNING, warning) for warning in result.warnings]
         self._keys_error = None
         self.keys = result
         return result
+
+
+def _told(changes: Sequence[str]) -> list[tuple[int, str]]:
+    """The lines of the log; the first MOST_SHOWN, and how many more."""
+    more = len(changes) - MOST_SHOWN
+    rest = [f"{more:,} changes more"] if more > 0 else []
+    return [(logging.INFO, f"reloaded: {line}") for line in (*changes[:MOST_SHOWN], *rest)]
 
 
 def take_over(state: GatewayState, news: News) -> None:

@@ -196,6 +196,24 @@ async def test_a_bad_file_is_seen(tmp_path: Path) -> None:
         assert "config_error" in (await get(f"{admin_url(started)}/readyz")).json
 
 
+async def test_what_is_wrong_is_for_who_has_a_key_or_is_on_the_machine(tmp_path: Path) -> None:
+    config = ECHO.replace("{admin: {port: 0}}", f"{{token: {TOKEN}, admin: {{port: 0}}}}")
+    poll = "import gateway.server.run as run; run.POLL_SECONDS = 0.05"
+    with service(tmp_path, config=config, before=poll) as started:
+        (tmp_path / "providers.yaml").write_text(config.replace("echo/one", "ehco/one"))
+
+        async def said(url: str = started.url, **headers: str) -> str:
+            reply = await get(f"{url}/readyz", **headers)
+            assert reply.status == 200
+            return str(reply.json.get("config_error", ""))
+
+        await until(said)
+        for headers in ({}, {"x-api-key": "wrong"}):
+            assert await said(**headers) == "the log says what; so does this page, to who sends a key"
+        assert "'ehco' is not under 'providers'" in await said(**{"x-api-key": TOKEN})
+        assert "'ehco' is not under 'providers'" in await said(admin_url(started))
+
+
 # -- who may ask -----------------------------------------------------------------------------------------
 
 
@@ -370,8 +388,12 @@ async def test_a_worker_that_leaves_counts_to_its_end(upstream: FaultyUpstream, 
                 listening = {name for name, _ in found if name == "process_open_fds"}
                 return len(set(now) - set(old)) == 2 and bool(listening)
 
+            async def counted() -> bool:
+                """It says so once a second."""
+                return value(await scrape(started), "gateway_inflight_streams") == 1
+
             await until(replaced)
-            assert value(await scrape(started), "gateway_inflight_streams") == 1
+            await until(counted)
             gate.open()
             await response.read()
 

@@ -73,10 +73,9 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
             recorder.refuse(request, request_id, error)
     except web.HTTPException as error:
         refusal = _from_http(error, request)
-        refusal.quoted = request.path[:200]  # what stands there may be a key
         response = error_response(refusal, request_id)
         response.headers.update({name: error.headers[name] for name in ("allow",) if name in error.headers})
-        recorder.refuse(request, request_id, refusal)
+        recorder.refuse(request, request_id, refusal, error.reason)  # without the path, in which a key may stand
     except (asyncio.CancelledError, ConnectionError):
         if recorder.RECORDED not in request:
             recorder.left(request, request_id)

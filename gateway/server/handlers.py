@@ -108,9 +108,11 @@ def readiness(state: GatewayState, instead: str | None = None) -> web.Response:
     """``instead``: what is said in the place of words that are for the operator."""
     status: dict[str, object] = {"status": "ready" if state.ready else "draining"}
     warnings = state.windows.warnings if state.windows is not None else None
-    for name, words in (("config_error", state.config_error), ("keys_error", state.keys_error), ("warnings", warnings)):
+    for name, words in (("config_error", state.config_error), ("keys_error", state.keys_error)):
         if words:
             status[name] = instead or words
+    if warnings:
+        status["warnings"] = [instead] if instead else warnings
     return json_response(status, status=200 if state.ready else 503)
 
 

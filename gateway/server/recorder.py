@@ -106,11 +106,11 @@ def record(state: GatewayState, done: UsageRecord, line: AccessLine) -> None:
     state.metrics.observe(done)
 
 
-def refuse(request: web.Request, request_id: str, error: GatewayError) -> None:
-    """The record of a request that came to no exchange."""
+def refuse(request: web.Request, request_id: str, error: GatewayError, words: str | None = None) -> None:
+    """The record of a request that came to no exchange; ``words``: other ones than the error's, for the log."""
     denied = isinstance(error, AuthenticationFailed | PermissionDenied)
     outcome: Outcome = "denied" if denied else outcome_of(error)
-    _record_early(request, request_id, outcome, error.status, error.error_type, error.logged)
+    _record_early(request, request_id, outcome, error.status, error.error_type, words or error.logged)
 
 
 def left(request: web.Request, request_id: str) -> None:

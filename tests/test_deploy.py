@@ -18,9 +18,8 @@ import yaml
 
 from gateway.cli.serve import serve
 from gateway.config import is_loopback, loads
-from gateway.server.accepting import BACKLOG
 from gateway.server.app import build_app
-from gateway.server.listening_socket import inherited
+from gateway.server.listening_socket import BACKLOG, inherited
 from tests.deploy_commands import manifest
 
 ROOT = Path(__file__).resolve().parents[1]

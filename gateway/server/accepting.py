@@ -16,9 +16,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from gateway.server.listening_socket import BACKLOG
+
 AT_ONCE = 32
 """Some 0.1 ms each, and as long are the open streams kept waiting."""
-BACKLOG = 1024
 
 
 class Acceptor:

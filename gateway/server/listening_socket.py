@@ -19,6 +19,7 @@ import sys
 from array import array
 from collections.abc import MutableMapping, Sequence
 
+BACKLOG = 1024
 SPREADS = sys.platform == "linux"
 """Whether SO_REUSEPORT gives each socket its share."""
 

@@ -28,7 +28,6 @@ from typing import NoReturn
 from gateway.access.key_ring import KeyRing
 from gateway.config import Config
 from gateway.server import listening_socket, run, worker
-from gateway.server.accepting import BACKLOG
 from gateway.server.logs import SafeFormatter
 from gateway.server.metrics_board import Board, Page
 from gateway.server.reloading import News, Reloading
@@ -113,7 +112,7 @@ class Supervisor:
     def run(self) -> int:
         """Until a signal; the exit status. Raises OSError when a socket cannot listen."""
         for each in self._place.sockets:
-            each.listen(BACKLOG)
+            each.listen(listening_socket.BACKLOG)
         self._port = self._place.sockets[0].getsockname()[1]
         if self._place.steers:
             for each in self._place.steered:

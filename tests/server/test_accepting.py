@@ -11,7 +11,8 @@ from typing import ClassVar, cast
 
 import pytest
 
-from gateway.server.accepting import AT_ONCE, BACKLOG, Acceptor
+from gateway.server.accepting import AT_ONCE, Acceptor
+from gateway.server.listening_socket import BACKLOG
 from tests.server.raw_upstream import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
